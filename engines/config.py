@@ -1,0 +1,100 @@
+"""What a job may say about hardware and generation. Light: the API and the CLI read this module."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+type Seconds = Annotated[float, Field(gt=0)]
+type Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """One section of a job spec: read-only, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class Accelerator(StrEnum):
+    AUTO = "auto"
+    CUDA = "cuda"
+    CPU = "cpu"
+
+
+class ResourcesConfig(Section):
+    """How many accelerators train and how many generate; on CPU each counts one process slot."""
+
+    accelerator: Accelerator = Accelerator.AUTO
+    actor_num_nodes: Positive = 1
+    actor_num_gpus_per_node: Positive = 1
+    rollout_num_gpus: Positive = 1
+    rollout_num_gpus_per_engine: Positive = 1
+    placement_timeout_s: Seconds = 300.0
+
+    @model_validator(mode="after")
+    def _whole_engines(self) -> "ResourcesConfig":
+        if self.rollout_num_gpus % self.rollout_num_gpus_per_engine:
+            raise ValueError(
+                f"rollout_num_gpus ({self.rollout_num_gpus}) must be a multiple of "
+                f"rollout_num_gpus_per_engine ({self.rollout_num_gpus_per_engine})"
+            )
+        return self
+
+    @property
+    def train_world_size(self) -> int:
+        return self.actor_num_nodes * self.actor_num_gpus_per_node
+
+    @property
+    def num_engines(self) -> int:
+        return self.rollout_num_gpus // self.rollout_num_gpus_per_engine
+
+
+class SamplingConfig(Section):
+    """How the policy is sampled; names as in SGLang's sampling parameters."""
+
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: int = -1
+    max_new_tokens: Positive = 1024
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+
+
+# SGLang options that the system sets itself, and the field that decides each.
+OWNED_SGLANG_OPTIONS: dict[str, str] = {
+    "model_path": "model.hf_checkpoint",
+    "tokenizer_path": "model.hf_checkpoint",
+    "host": "(chosen by the engine)",
+    "port": "(chosen by the engine)",
+    "nccl_port": "(chosen by the engine)",
+    "device": "resources.accelerator",
+    "tp_size": "resources.rollout_num_gpus_per_engine",
+    "tensor_parallel_size": "resources.rollout_num_gpus_per_engine",
+    "nnodes": "resources.rollout_num_gpus_per_engine",
+    "node_rank": "resources.rollout_num_gpus_per_engine",
+    "dist_init_addr": "(chosen by the engine)",
+    "base_gpu_id": "(chosen by the placement)",
+    "gpu_id_step": "(chosen by the placement)",
+    "random_seed": "engine.seed",
+    "weight_version": "(set by weight sync)",
+    "skip_server_warmup": "(set by the engine)",
+}
+
+
+class EngineConfig(Section):
+    """One SGLang server per engine. ``sglang`` holds any ServerArgs option, by its Python name."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    seed: int = 42
+    start_timeout_s: Seconds = 600.0
+    request_timeout_s: Seconds = 1800.0
+    max_concurrency: Positive = 512
+    """Requests in flight at most, per engine."""
+    sglang: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_owned_options(self) -> "EngineConfig":
+        for key in self.sglang:
+            if key in OWNED_SGLANG_OPTIONS:
+                raise ValueError(f"sglang.{key} is set by the system: use {OWNED_SGLANG_OPTIONS[key]}")
+        return self

@@ -1,0 +1,78 @@
+"""What the loop asks of its parts."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSample:
+    """One sample, ready for the loss. T tokens in all, the last R of them the response."""
+
+    tokens: NDArray[np.int32]  # [T]
+    loss_mask: NDArray[np.float32]  # [R], 1 trains
+    rollout_log_probs: NDArray[np.float32]  # [R]
+    advantage: float
+    """The group-normalised reward: the advantage of every response token under GRPO."""
+
+    @property
+    def response_length(self) -> int:
+        return len(self.loss_mask)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatchPlan:
+    """Which samples (by position in the rollout) form which micro-batch. ``steps[s][d]`` is the list of
+    micro-batches of data-parallel rank d in optimizer step s; every d has the same number of them."""
+
+    steps: list[list[list[list[int]]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainBatch:
+    """All samples of one rollout and how they are split into optimizer steps, ranks and micro-batches."""
+
+    rollout_id: int
+    samples: list[TrainSample]
+    plan: MicroBatchPlan
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One rollout's training. Means over its optimizer steps; the lists have one entry per optimizer step."""
+
+    metrics: dict[str, float]
+    """loss, pg_loss, entropy, grad_norm, lr, clip_fraction, ppo_kl, log_prob_diff (mean |trainer − engine|), …"""
+    losses: list[float] = field(default_factory=list[float])
+    grad_norms: list[float] = field(default_factory=list[float])
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerState:
+    """What a trainer came up with."""
+
+    next_rollout_id: int
+    """0, or one more than the rollout of the checkpoint that was loaded."""
+    extra_state: dict[str, Any] | None
+    """What :meth:`Trainer.save` was given with that checkpoint."""
+    num_parameters: int
+    loaded_from: str
+
+
+class Trainer(Protocol):
+    """The policy under training, on however many ranks."""
+
+    async def start(self) -> TrainerState: ...
+
+    async def step(self, batch: TrainBatch) -> StepStats: ...
+
+    async def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
+        """Write ``directory/iter_{rollout_id:07d}`` and the tracker; ``extra_state`` is JSON and comes back on load."""
+        ...
+
+    async def export_hf(self, directory: Path) -> Path: ...
+
+    async def close(self) -> None: ...

@@ -1,0 +1,151 @@
+"""What a driver tells the API: the wire format of everything that flows up. Light: the API reads this module."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class EndReason(StrEnum):
+    """Why a run ended. The control plane decides what each means for the job."""
+
+    FINISHED = "finished"
+    CANCELLED_BY_USER = "cancelled_by_user"
+    DATA_INVALID = "data_invalid"
+    MODEL_INVALID = "model_invalid"
+    PLUGIN_INVALID = "plugin_invalid"
+    CONFIG_INVALID = "config_invalid"
+    CHECKPOINT_INVALID = "checkpoint_invalid"
+    PLACEMENT_TIMEOUT = "placement_timeout"
+    ENGINE_START_FAILED = "engine_start_failed"
+    ENGINE_LOST = "engine_lost"
+    TRAINER_LOST = "trainer_lost"
+    WEIGHT_SYNC_FAILED = "weight_sync_failed"
+    ROLLOUT_FAILED = "rollout_failed"
+    OUT_OF_MEMORY = "out_of_memory"
+    STORAGE_FAILED = "storage_failed"
+    DRIVER_START_FAILED = "driver_start_failed"
+    DRIVER_LOST = "driver_lost"
+    INTERNAL_ERROR = "internal_error"
+
+
+class Phase(StrEnum):
+    """What a run in flight is doing."""
+
+    LAUNCHING = "launching"
+    LOADING_PLUGINS = "loading_plugins"
+    LOADING_DATA = "loading_data"
+    PLACING = "placing"
+    STARTING_ENGINES = "starting_engines"
+    STARTING_TRAINER = "starting_trainer"
+    SYNCING_WEIGHTS = "syncing_weights"
+    GENERATING = "generating"
+    TRAINING = "training"
+    SAVING = "saving"
+    EXPORTING = "exporting"
+    RELEASING = "releasing"
+
+
+class Wanted(StrEnum):
+    """What the user wants of a job; the reconciler and the driver bring it about."""
+
+    RUN = "run"
+    CANCEL = "cancel"
+
+
+class _Report(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seq: Annotated[int, Field(ge=1)]
+    """Position in this attempt's reports, without gaps; what makes ingest idempotent."""
+    at: datetime
+
+
+class EventReport(_Report):
+    kind: Literal["event"] = "event"
+    level: Literal["info", "warning", "error"] = "info"
+    type: str
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class StepReport(_Report):
+    """One finished rollout: its metrics by name, and the version that its training published."""
+
+    kind: Literal["step"] = "step"
+    rollout_id: Annotated[int, Field(ge=0)]
+    weight_version: Annotated[int, Field(ge=0)]
+    metrics: dict[str, float]
+
+
+class CheckpointReport(_Report):
+    kind: Literal["checkpoint"] = "checkpoint"
+    rollout_id: Annotated[int, Field(ge=0)]
+    format: Literal["megatron", "hf"]
+    path: str
+    weight_version: Annotated[int, Field(ge=0)]
+
+
+class PhaseReport(_Report):
+    """The run entered a phase. ``waiting_for`` says in plain words what would end it."""
+
+    kind: Literal["phase"] = "phase"
+    phase: Phase
+    waiting_for: str
+
+
+class ServingReport(_Report):
+    """The router answers and at least one engine holds the current weights."""
+
+    kind: Literal["serving"] = "serving"
+    router_url: str
+    """Base URL of the OpenAI-compatible endpoint, ending in ``/v1``."""
+    model: str
+
+
+class FinishedReport(_Report):
+    """The last report of an attempt. What the run held on the cluster is released already."""
+
+    kind: Literal["finished"] = "finished"
+    reason: EndReason
+    detail: str
+
+
+type Report = Annotated[
+    EventReport | StepReport | CheckpointReport | PhaseReport | ServingReport | FinishedReport,
+    Field(discriminator="kind"),
+]
+
+
+class ReportBatch(BaseModel):
+    """``POST /v1/attempts/{job_id}/{attempt}/reports``; an empty batch is a heartbeat."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reports: list[Report] = Field(max_length=500)
+
+
+class ReportReply(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    acked: int
+    """Every report up to this ``seq`` is stored."""
+    wanted: Wanted
+    superseded: bool = False
+    """Another attempt runs this job now, or the job has ended: this driver must stop."""
+
+
+class Launch(BaseModel):
+    """Everything a driver needs to begin: handed over once, when its actor is created."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    attempt: int
+    spec: dict[str, Any]
+    """A :class:`trainers.config.RunConfig`, as JSON."""
+    run_dir: str
+    """A directory that every node of the job can write: checkpoints, exports, logs, unsent reports."""
+    report_url: str
+    report_token: str
