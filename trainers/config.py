@@ -68,7 +68,7 @@ class GRPOConfig(Section):
     normalize_std: bool = True
     entropy_coef: float = 0.0
     loss_aggregation: Literal["sample_mean", "token_mean"] = "sample_mean"
-    """``sample_mean``: mean over samples of each one's mean over its mask-1 tokens. ``token_mean``: over all of them."""
+    """``sample_mean``: mean over samples of the mean over mask-1 tokens. ``token_mean``: over all of them."""
     use_rollout_log_probs: bool = False
     """Take the engine's log-probabilities as the old policy's, in place of the trainer's own."""
 
