@@ -1,0 +1,47 @@
+"""The service's own configuration, read once from the environment (``ROLLWAY_*``)."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    home: Path
+    """``ROLLWAY_HOME``, default ``~/.rollway``: all state of one installation; two homes never disturb each other."""
+    database_url: str | None
+    """``ROLLWAY_DATABASE_URL`` (``postgresql://…``); unset: the embedded Postgres of ``rollway up``."""
+    ray_address: str | None
+    """``ROLLWAY_RAY_ADDRESS`` (``host:port`` of a running Ray head); unset: the local Ray of ``rollway up``."""
+    ray_token_path: Path | None
+    """``ROLLWAY_RAY_TOKEN_PATH``: the token file of that Ray; unset: ``home/ray/token``."""
+    host: str
+    """``ROLLWAY_HOST``, default 127.0.0.1."""
+    port: int
+    """``ROLLWAY_PORT``, default 0: a free one, chosen by ``rollway up`` and kept for this home."""
+    public_url: str | None
+    """``ROLLWAY_PUBLIC_URL``: how drivers reach the API; unset: ``http://host:port``."""
+    runs_dir: Path
+    """``ROLLWAY_RUNS_DIR``, default ``home/runs``: one directory per job, reachable from every node."""
+
+    @property
+    def api_key_path(self) -> Path:
+        return self.home / "api_key"
+
+    @classmethod
+    def from_environment(cls) -> "Settings":
+        def path(name: str) -> Path | None:
+            value = os.environ.get(name)
+            return Path(value).expanduser().resolve() if value else None
+
+        home = path("ROLLWAY_HOME") or Path.home() / ".rollway"
+        return cls(
+            home=home,
+            database_url=os.environ.get("ROLLWAY_DATABASE_URL") or None,
+            ray_address=os.environ.get("ROLLWAY_RAY_ADDRESS") or None,
+            ray_token_path=path("ROLLWAY_RAY_TOKEN_PATH"),
+            host=os.environ.get("ROLLWAY_HOST", "127.0.0.1"),
+            port=int(os.environ.get("ROLLWAY_PORT", "0")),
+            public_url=os.environ.get("ROLLWAY_PUBLIC_URL") or None,
+            runs_dir=path("ROLLWAY_RUNS_DIR") or home / "runs",
+        )
