@@ -90,6 +90,8 @@ class EngineConfig(Section):
     request_timeout_s: Seconds = 1800.0
     max_concurrency: Positive = 512
     """Requests in flight at most, per engine."""
+    keep_serving_s: Annotated[float, Field(ge=0)] = 0.0
+    """After the last rollout the engines go on serving the trained policy for this long."""
     sglang: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")

@@ -44,6 +44,7 @@ class Phase(StrEnum):
     TRAINING = "training"
     SAVING = "saving"
     EXPORTING = "exporting"
+    SERVING = "serving"
     RELEASING = "releasing"
 
 
@@ -51,6 +52,8 @@ class Wanted(StrEnum):
     """What the user wants of a job; the reconciler and the driver bring it about."""
 
     RUN = "run"
+    FINISH = "finish"
+    """End well at the next rollout boundary: save, export, succeed."""
     CANCEL = "cancel"
 
 
