@@ -16,7 +16,7 @@ from trainers.errors import CheckpointInvalid
 from trainers.megatron.group import MegatronTrainer
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
-from trainers.reports import Phase, Wanted
+from trainers.reports import Phase
 from trainers.rollout.data import PromptData
 from trainers.rollout.default import RewardFunction, generate_rollout
 
@@ -75,7 +75,7 @@ async def train(run: Run, state: TrainerState) -> None:
             report.phase(Phase.TRAINING, f"rollout {rollout_id}: {config.steps_per_rollout} optimizer steps")
             stats = await run.trainer.step(batch)
 
-        last = rollout_id + 1 == config.rollout.num_rollouts or report.wanted is Wanted.FINISH
+        last = rollout_id + 1 == config.rollout.num_rollouts or report.finish.is_set()
         if last or _is_due(rollout_id, config.checkpoint.save_interval):
             with clock("save"):
                 report.phase(Phase.SAVING, f"the checkpoint of rollout {rollout_id} in {run.checkpoints}")
@@ -88,7 +88,9 @@ async def train(run: Run, state: TrainerState) -> None:
             synced = await run.trainer.sync_weights(run.fleet.receivers(), version)
 
         report.step(
-            rollout_id, version, generated.metrics() | stats.metrics | clock.metrics() | {"sync_bytes": synced.num_bytes}
+            rollout_id,
+            version,
+            generated.metrics() | stats.metrics | clock.metrics() | {"sync_bytes": synced.num_bytes},
         )
         if last:
             break
@@ -103,12 +105,12 @@ async def train(run: Run, state: TrainerState) -> None:
 async def serve(run: Run) -> None:
     """Keep the trained policy reachable for as long as the job asks, or until it is told to finish."""
     seconds = run.config.engine.keep_serving_s
-    if not seconds or run.report.wanted is not Wanted.RUN:
+    if not seconds or run.report.finish.is_set():
         return
     run.report.phase(Phase.SERVING, f"{seconds:.0f} s to pass, or the job to be finished or cancelled")
     try:
         async with asyncio.timeout(seconds):
-            await run.report.changed.wait()
+            await run.report.finish.wait()
     except TimeoutError:
         pass
 

@@ -38,14 +38,14 @@ BATCH = 500
 class Reporter:
     """Reports what the run does and hears what is wanted of it.
 
-    While the API is away, reports wait on disk and in memory. ``wanted`` and ``superseded`` are what the API
-    answered last; ``changed`` is set whenever one of them asks the run to end.
+    While the API is away, reports wait on disk and in memory. ``finish`` is set once the run should end well at
+    its next boundary, ``stop`` once it should end now: cancelled, or ``superseded`` by another attempt.
     """
 
     def __init__(self, *, url: str, token: str, spool_directory: Path, attempt: int) -> None:
-        self.wanted = Wanted.RUN
+        self.finish = asyncio.Event()
+        self.stop = asyncio.Event()
         self.superseded = False
-        self.changed = asyncio.Event()
         self._url = url
         self._spool = Spool(spool_directory, attempt)
         self._unsent: deque[Report] = deque()
@@ -171,9 +171,11 @@ class Reporter:
         if len(self._unsent) < before:
             with contextlib.suppress(OSError):  # only costs a second delivery, which the API recognises
                 self._spool.ack(reply.acked)
-        self.wanted, self.superseded = reply.wanted, reply.superseded
-        if self.superseded or self.wanted is not Wanted.RUN:
-            self.changed.set()
+        self.superseded = reply.superseded
+        if self.superseded or reply.wanted is Wanted.CANCEL:
+            self.stop.set()
+        if self.stop.is_set() or reply.wanted is Wanted.FINISH:
+            self.finish.set()
 
 
 def _now() -> datetime:
