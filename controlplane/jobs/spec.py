@@ -1,0 +1,95 @@
+"""What a user submits: a run, and what only the control plane reads of it."""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Union
+
+from pydantic import BaseModel, Field
+
+from controlplane.errors import FieldError
+from trainers.config import RunConfig
+
+type Label = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class JobSpec(RunConfig):
+    name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    labels: dict[Label, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict)
+    max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
+    """How often the run may begin. A lost driver, engine or trainer costs one; the next goes on from the job's
+    own checkpoints."""
+
+    def run_config(self) -> dict[str, Any]:
+        """The part that the driver reads: a RunConfig, as JSON."""
+        return self.model_dump(mode="json", include=set(RunConfig.model_fields))
+
+
+def field_errors(errors: Sequence[Any], model: type[BaseModel] = JobSpec) -> tuple[FieldError, ...]:
+    """Pydantic's list of errors as paths into ``model``; an unknown field comes with the nearest known one."""
+    return tuple(_field_error(error, model) for error in errors)
+
+
+def _field_error(error: Any, model: type[BaseModel]) -> FieldError:
+    location: tuple[int | str, ...] = tuple(error["loc"])
+    path = dotted(location)
+    if error["type"] == "extra_forbidden":
+        suggestion = _nearest(location, model)
+        message = f"there is no field {path}"
+        return FieldError(path, f"{message}; did you mean {suggestion}?" if suggestion else message, suggestion)
+    if error["type"] == "missing":
+        return FieldError(path, f"{path} is required")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] != "value_error" and not isinstance(error["input"], dict | list):
+        message = f"{message}, not {error['input']!r:.80}"
+    return FieldError(path, message)
+
+
+def dotted(location: Sequence[int | str]) -> str:
+    """``("data", "files", 0)`` as ``data.files[0]``."""
+    path = ""
+    for part in location:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else part
+    return path
+
+
+def _nearest(location: Sequence[int | str], model: type[BaseModel]) -> str | None:
+    name = str(location[-1])
+    section: type[BaseModel] | None = model
+    prefix: list[str] = []
+    for part in location[:-1]:
+        field = section.model_fields.get(str(part)) if section else None
+        section = next(_models(field.annotation), None) if field else None
+        prefix.append(str(part))
+    siblings = list(section.model_fields) if section else []
+    everywhere = dict(_paths(model))
+    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
+        return ".".join([*prefix, close[0]])
+    # The right name in the wrong section is the likelier slip than a wrong name in the right one.
+    if exact := [path for path, leaf in everywhere.items() if leaf == name]:
+        return exact[0]
+    if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.5):
+        return ".".join([*prefix, close[0]])
+    if close := difflib.get_close_matches(name, list(everywhere.values()), n=1, cutoff=0.75):
+        return next(path for path, leaf in everywhere.items() if leaf == close[0])
+    return None
+
+
+def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every field below ``model``: its path and its own name."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}", name
+        for inner in _models(field.annotation):
+            yield from _paths(inner, f"{prefix}{name}.")
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation can hold: itself, or those behind an alias, an Annotated or a union."""
+    if isinstance(annotation, typing.TypeAliasType):
+        yield from _models(annotation.__value__)
+    elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    elif typing.get_origin(annotation) in (Annotated, Union, types.UnionType):
+        for argument in typing.get_args(annotation):
+            yield from _models(argument)
