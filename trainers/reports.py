@@ -58,7 +58,8 @@ class Wanted(StrEnum):
 
 
 class _Report(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A diverged run reports NaN; written as JSON's null it would not be read back.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     seq: Annotated[int, Field(ge=1)]
     """Position in this attempt's reports, without gaps; what makes ingest idempotent."""
@@ -124,7 +125,7 @@ type Report = Annotated[
 class ReportBatch(BaseModel):
     """``POST /v1/attempts/{job_id}/{attempt}/reports``; an empty batch is a heartbeat."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     reports: list[Report] = Field(max_length=500)
 
