@@ -5,6 +5,10 @@ class EngineError(Exception):
     """Base of this room's errors."""
 
 
+class HardwareUnavailable(EngineError):
+    """The accelerator that was asked for is not there."""
+
+
 class EngineStartError(EngineError):
     """An engine or router did not come up; the text ends with the last lines of its log."""
 

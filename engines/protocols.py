@@ -31,7 +31,8 @@ class CollectivePlan:
 
 
 class WeightReceiver(Protocol):
-    """One engine, as weight sync sees it. A receiver is picklable: it is an address."""
+    """One engine, as weight sync sees it. A receiver is picklable and compares equal to itself alone: it is the
+    address of one launch of an engine. Every method raises an EngineError when the engine refuses or is gone."""
 
     @property
     def name(self) -> str: ...
@@ -45,15 +46,28 @@ class WeightReceiver(Protocol):
 
     async def join(self, plan: CollectivePlan) -> None: ...
 
-    async def load(self, group: str, bucket: Sequence[TensorMeta], version: int) -> None:
-        """Receive one bucket over ``group``. Returns when the engine holds it. ``version`` is what the
-        engine will report after the update."""
+    async def load(self, group: str, bucket: Sequence[TensorMeta]) -> None:
+        """Receive one bucket over ``group``: the tensors in this order, as one flat run of bytes. Returns when the
+        engine holds it."""
+        ...
+
+    async def commit(self, version: int) -> bool:
+        """All buckets are loaded: report ``version`` from here on, and drop what was cached under the old weights.
+        False when requests in flight keep the cache alive (see :meth:`drain`)."""
+        ...
+
+    async def invalidate(self) -> None:
+        """The engine holds a mixture: make it report no version, so that nothing it samples is taken for good."""
         ...
 
     async def leave(self, group: str) -> None: ...
 
     async def resume(self) -> None: ...
 
+    async def drain(self, grace_s: float) -> None:
+        """Wait for the requests in flight, end those that take longer, and drop the cache."""
+        ...
+
     async def weight_version(self) -> int | None:
-        """The version that the engine reports, None before the first update."""
+        """The version that the engine reports, None before the first update and after :meth:`invalidate`."""
         ...

@@ -1,0 +1,174 @@
+"""One SGLang server on one node: started, watched and ended by a Ray actor."""
+
+import asyncio
+import json
+import os
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+
+from engines.config import EngineConfig
+from engines.errors import EngineLost, EngineStartError
+from engines.hardware.base import Hardware
+from engines.network import free_port, http_url
+from engines.process import SupervisedProcess
+from engines.sglang.args import server_options
+from engines.sglang.weights import SGLangReceiver
+
+BIND_ATTEMPTS = 3
+_PORT_TAKEN = ("address already in use", "EADDRINUSE", "is already in use")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLaunch:
+    """Everything an engine needs to begin."""
+
+    index: int
+    model_path: str
+    config: EngineConfig
+    hardware: Hardware
+    tp_size: int
+    log_dir: Path
+    env_vars: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The job's own, for the server process."""
+
+    @property
+    def name(self) -> str:
+        return f"engine-{self.index}"
+
+
+class SGLangEngine:
+    """Hosts one server process. An asyncio actor: :meth:`health` answers while :meth:`start` still waits."""
+
+    def __init__(self, launch: EngineLaunch, host: str | None = None):
+        self._launch = launch
+        self._host = host
+        self._process: SupervisedProcess | None = None
+        self._receiver: SGLangReceiver | None = None
+
+    async def start(self) -> SGLangReceiver:
+        """Start the server and wait until it answers. Raises EngineStartError, with the end of its log, as soon as
+        the process ends or when ``engine.start_timeout_s`` has passed."""
+        host = self._host or _node_ip()
+        deadline = time.monotonic() + self._launch.config.start_timeout_s
+        for attempt in range(1, BIND_ATTEMPTS + 1):
+            port = free_port(host)
+            process = self._process = self._spawn(host, port)
+            try:
+                await self._wait_ready(process, http_url(host, port), deadline)
+            except EngineStartError:
+                await process.stop()
+                log = process.last_lines()
+                if attempt < BIND_ATTEMPTS and any(words in log for words in _PORT_TAKEN):
+                    continue
+                raise
+            self._receiver = SGLangReceiver(
+                name=self._launch.name,
+                url=http_url(host, port),
+                num_ranks=self._launch.tp_size,
+                incarnation=uuid.uuid4().hex,
+                caches_prefixes=not self._launch.config.sglang.get("disable_radix_cache", False),
+            )
+            return self._receiver
+        raise AssertionError("the last attempt returns or raises")
+
+    async def health(self) -> None:
+        """Raises EngineLost, with the end of the log, when the server process is gone."""
+        process = self._process
+        if process is not None and process.returncode is not None:
+            raise EngineLost(
+                f"{self._launch.name}: the SGLang server ended with status {process.returncode}; "
+                f"last lines of {process.log}:\n{process.last_lines()}"
+            )
+
+    async def describe(self) -> dict[str, object]:
+        """Where it runs: for events and error texts."""
+        return {
+            "name": self._launch.name,
+            "url": self._receiver.url if self._receiver else None,
+            "log": str(self._process.log) if self._process else None,
+            "guard_pid": self._process.pid if self._process else None,
+            "actor_pid": os.getpid(),
+        }
+
+    async def stop(self) -> None:
+        """End the server and all its children. Safe to call again."""
+        if self._process is not None:
+            await self._process.stop()
+
+    def _spawn(self, host: str, port: int) -> SupervisedProcess:
+        launch = self._launch
+        options = server_options(
+            launch.config,
+            launch.hardware,
+            model_path=launch.model_path,
+            host=host,
+            port=port,
+            tp_size=launch.tp_size,
+            index=launch.index,
+        )
+        log = launch.log_dir / f"{launch.name}-{port}.log"
+        process = SupervisedProcess(
+            launch.name,
+            [sys.executable, "-m", "engines.sglang.launch", json.dumps(options)],
+            log=log,
+            env=_server_environment(launch.hardware, launch.env_vars),
+        )
+        try:
+            process.start()
+        except OSError as error:
+            raise EngineStartError(f"{launch.name} could not be started (log {log}): {error}") from error
+        return process
+
+    async def _wait_ready(self, process: SupervisedProcess, url: str, deadline: float) -> None:
+        name, timeout = self._launch.name, aiohttp.ClientTimeout(total=5.0)
+        async with aiohttp.ClientSession(timeout=timeout) as http:
+            while True:
+                if process.returncode is not None:
+                    raise EngineStartError(
+                        f"{name}: the SGLang server ended with status {process.returncode} before it was ready; "
+                        f"last lines of {process.log}:\n{process.last_lines()}"
+                    )
+                if await _is_ready(http, url):
+                    return
+                if time.monotonic() > deadline:
+                    raise EngineStartError(
+                        f"{name}: the SGLang server did not answer {url}/health within engine.start_timeout_s = "
+                        f"{self._launch.config.start_timeout_s:.0f} s; last lines of {process.log}:\n"
+                        f"{process.last_lines()}"
+                    )
+                await asyncio.sleep(0.25)
+
+
+async def _is_ready(http: aiohttp.ClientSession, url: str) -> bool:
+    try:
+        async with http.get(f"{url}/health") as reply:
+            return reply.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False  # not listening yet
+
+
+def _server_environment(hardware: Hardware, own: Mapping[str, str]) -> dict[str, str]:
+    return (
+        dict(os.environ)
+        | {
+            # The process answers /health without a generation: a health check must not wait behind a weight update.
+            "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
+            "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
+            "PYTHONUNBUFFERED": "1",
+        }
+        | dict(hardware.environment)
+        | dict(hardware.engine_environment)
+        | dict(own)
+    )
+
+
+def _node_ip() -> str:
+    import ray.util
+
+    return ray.util.get_node_ip_address()

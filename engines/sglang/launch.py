@@ -1,0 +1,40 @@
+"""Entry point of an engine's server process: options as JSON in, SGLang's server out.
+
+    python -m engines.sglang.launch '{"model_path": …}'
+
+It exists because SGLang's own parser, which alone knows how each option is spelled, is best asked in the process
+that imports SGLang anyway. An option that the parser refuses ends the process with status 2 and its words.
+"""
+
+import argparse
+import json
+import os
+import sys
+
+
+def main() -> None:
+    # Imported here: SGLang's worker processes import this module again when they are spawned.
+    from sglang.launch_server import run_server
+    from sglang.srt.plugins import load_plugins
+    from sglang.srt.server_args import ServerArgs, prepare_server_args
+    from sglang.srt.utils import kill_process_tree
+
+    from engines.sglang.args import OptionInvalid, to_argv
+
+    load_plugins()
+    parser = argparse.ArgumentParser(prog="sglang")
+    ServerArgs.add_cli_args(parser)
+    try:
+        argv = to_argv(json.loads(sys.argv[1]), parser)
+    except OptionInvalid as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    server_args = prepare_server_args(argv)
+    try:
+        run_server(server_args)
+    finally:
+        kill_process_tree(os.getpid(), include_parent=False)
+
+
+if __name__ == "__main__":
+    main()
