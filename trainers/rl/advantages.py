@@ -17,7 +17,8 @@ def group_normalize(rewards: Tensor, group_ids: Tensor, *, normalize_std: bool) 
     """
     # In float64: otherwise the rounding of the mean, over a std of nearly 0, looks like an advantage.
     rewards_64 = rewards.to(torch.float64)
-    ids, group_of = cast("tuple[Tensor, Tensor]", group_ids.unique(return_inverse=True))
+    # torch leaves the result of `unique` untyped.
+    ids, group_of = cast("tuple[Tensor, Tensor]", torch.unique(group_ids, return_inverse=True))  # pyright: ignore[reportUnknownMemberType]
     zeros = torch.zeros(len(ids), dtype=torch.float64, device=rewards.device)
     counts = zeros.index_add(0, group_of, torch.ones_like(rewards_64))
     means = zeros.index_add(0, group_of, rewards_64) / counts

@@ -1,0 +1,170 @@
+"""Samples become micro-batches: each exactly once, balanced, within the token limit; wrong ones are named."""
+
+import math
+import random
+import statistics
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.types import Sample, SampleStatus
+from trainers.batch import build_train_batch, plan_micro_batches
+from trainers.config import GRPOConfig
+from trainers.errors import ConfigInvalid, RolloutFailed
+from trainers.protocols import TrainBatch
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> dict[str, Any]:
+    ranks = draw(st.integers(1, 4))
+    size = ranks * draw(st.integers(1, 8))
+    steps = draw(st.integers(1, 3))
+    lengths = draw(st.lists(st.integers(2, 60), min_size=size * steps, max_size=size * steps))
+    return {
+        "lengths": lengths,
+        "global_batch_size": size,
+        "data_parallel_size": ranks,
+        "max_tokens": draw(st.integers(1, 100)),
+    }
+
+
+@given(case=rollouts())
+def test_a_plan_holds_every_sample_once_in_micro_batches_that_fit(case: dict[str, Any]) -> None:
+    lengths, size, limit = case["lengths"], case["global_batch_size"], case["max_tokens"]
+    plan = plan_micro_batches(**case)
+    assert len(plan.steps) == len(lengths) // size
+    for number, ranks in enumerate(plan.steps):
+        assert len(ranks) == case["data_parallel_size"]
+        assert len({len(micro_batches) for micro_batches in ranks}) == 1
+        batches = [batch for micro_batches in ranks for batch in micro_batches]
+        assert sorted(i for batch in batches for i in batch) == list(range(number * size, (number + 1) * size))
+        for batch in batches:
+            assert batch
+            assert len(batch) == 1 or sum(lengths[i] for i in batch) <= limit
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ranks_carry_nearly_the_same_number_of_tokens_in_nearly_the_fewest_micro_batches(seed: int) -> None:
+    draw = random.Random(seed)
+    lengths = [min(2000, 50 + int(draw.expovariate(1 / 300))) for _ in range(512)]
+    plan = plan_micro_batches(lengths, global_batch_size=256, data_parallel_size=4, max_tokens=8192)
+    for number, ranks in enumerate(plan.steps):
+        loads = [sum(lengths[i] for batch in batches for i in batch) for batches in ranks]
+        assert max(loads) <= 1.02 * statistics.fmean(loads)
+        tokens = sum(lengths[number * 256 : (number + 1) * 256])
+        assert len(ranks[0]) <= math.ceil(tokens / 8192 / 4) + 1
+
+
+@pytest.mark.parametrize(("samples", "size", "ranks"), [(4, 1, 2), (6, 3, 2), (5, 2, 1), (0, 2, 1)])
+def test_sizes_that_do_not_divide_name_the_field(samples: int, size: int, ranks: int) -> None:
+    with pytest.raises(ConfigInvalid, match=r"trainer\.global_batch_size"):
+        plan_micro_batches([5] * samples, global_batch_size=size, data_parallel_size=ranks, max_tokens=100)
+
+
+def sample(index: int, reward: float | None, group: int = 0, **changes: Any) -> Sample:
+    fields: dict[str, Any] = {
+        "tokens": [5, 6, 7, 8],
+        "response_length": 2,
+        "loss_mask": [1, 1],
+        "rollout_log_probs": [-0.5, -0.25],
+        "weight_versions": [3, 3],
+        "status": SampleStatus.COMPLETED,
+    }
+    return Sample(index=index, group_index=group, prompt="p", reward=reward, **(fields | changes))
+
+
+def build(*groups: list[Sample], normalize_std: bool = True) -> TrainBatch:
+    return build_train_batch(
+        7,
+        list(groups),
+        GRPOConfig(normalize_std=normalize_std),
+        global_batch_size=sum(len(group) for group in groups),
+        data_parallel_size=1,
+        max_tokens=64,
+    )
+
+
+def test_samples_keep_their_tokens_and_get_their_groups_advantage() -> None:
+    batch = build([sample(0, 1.0), sample(1, 0.0)], [sample(2, 5.0, 1), sample(3, 5.0, 1)])
+    assert batch.rollout_id == 7
+    assert [s.tokens.tolist() for s in batch.samples] == [[5, 6, 7, 8]] * 4
+    assert [s.loss_mask.tolist() for s in batch.samples] == [[1, 1]] * 4
+    assert [s.rollout_log_probs.tolist() for s in batch.samples] == [[-0.5, -0.25]] * 4
+    std = statistics.stdev([1.0, 0.0])
+    assert [s.advantage for s in batch.samples] == pytest.approx([0.5 / std, -0.5 / std, 0, 0], abs=1e-5)
+
+
+def test_without_std_the_advantage_is_the_distance_from_the_mean() -> None:
+    batch = build([sample(0, 3.0), sample(1, 0.0), sample(2, 0.0)], normalize_std=False)
+    assert [s.advantage for s in batch.samples] == pytest.approx([2.0, -1.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"reward": 9.0, "status": SampleStatus.FAILED},
+        {"reward": 9.0, "status": SampleStatus.ABORTED},
+        {"reward": None},
+    ],
+    ids=["failed", "aborted", "without reward"],
+)
+def test_a_sample_without_outcome_is_masked_and_no_part_of_the_statistics(changes: dict[str, Any]) -> None:
+    batch = build([sample(0, 1.0), sample(1, **changes), sample(2, 0.0)], normalize_std=False)
+    assert [s.advantage for s in batch.samples] == pytest.approx([0.5, 0.0, -0.5])
+    assert [s.loss_mask.tolist() for s in batch.samples] == [[1, 1], [0, 0], [1, 1]]
+
+
+def test_a_failed_sample_without_a_token_still_has_a_masked_one() -> None:
+    lost = sample(
+        1,
+        None,
+        tokens=[5, 6],
+        response_length=0,
+        loss_mask=[],
+        rollout_log_probs=[],
+        weight_versions=[],
+        status=SampleStatus.FAILED,
+    )
+    trained = build([sample(0, 1.0), lost]).samples[1]
+    assert trained.tokens.tolist() == [5, 6, 6]
+    assert trained.loss_mask.tolist() == [0]
+    assert trained.response_length == 1
+
+
+def test_a_rollout_with_nothing_to_learn_from_says_what_became_of_its_samples() -> None:
+    with pytest.raises(RolloutFailed, match=r"rollout 7: none of its 2 samples has a reward: .*'failed': 2"):
+        build([sample(i, None, status=SampleStatus.FAILED) for i in range(2)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"loss_mask": [1]}, "loss_mask has 1 entries for response_length 2"),
+        ({"rollout_log_probs": []}, "rollout_log_probs has 0 entries for response_length 2"),
+        ({"weight_versions": [1, 1, 1]}, "weight_versions has 3 entries"),
+        ({"tokens": [1, 2]}, "at least one must be the prompt's"),
+        ({"loss_mask": [1, 2]}, "something other than 0 and 1"),
+        ({"rollout_log_probs": [-1.0, math.nan]}, "not finite"),
+        ({"status": SampleStatus.PENDING}, "still pending"),
+        (
+            {"response_length": 0, "loss_mask": [], "rollout_log_probs": [], "weight_versions": []},
+            "no response token",
+        ),
+    ],
+)
+def test_a_sample_that_contradicts_itself_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RolloutFailed, match=f"rollout 7, sample 4: .*{message}"):
+        build([sample(4, 1.0, **changes)])
+
+
+def test_a_reward_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(RolloutFailed, match="reward is nan"):
+        build([sample(4, math.nan)])
+
+
+@settings(max_examples=20)
+@given(case=rollouts())
+def test_the_same_lengths_give_the_same_plan(case: dict[str, Any]) -> None:
+    assert plan_micro_batches(**case) == plan_micro_batches(**case)

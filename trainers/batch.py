@@ -1,0 +1,167 @@
+"""From samples to packed micro-batches. Pure: the same samples give the same batch on every machine."""
+
+import heapq
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from engines.types import Sample, SampleStatus
+from trainers.config import AlgorithmConfig
+from trainers.errors import ConfigInvalid, RolloutFailed
+from trainers.protocols import MicroBatchPlan, TrainBatch, TrainSample
+from trainers.rl.advantages import group_normalize
+
+
+def is_trainable(sample: Sample) -> bool:
+    """Whether a sample has an outcome to learn from. One that has not (failed, aborted, or never judged)
+    keeps its place in the batch with every token masked, and is no part of its group's statistics."""
+    return sample.reward is not None and sample.status in (SampleStatus.COMPLETED, SampleStatus.TRUNCATED)
+
+
+def build_train_batch(
+    rollout_id: int,
+    groups: Sequence[Sequence[Sample]],
+    algorithm: AlgorithmConfig,
+    *,
+    global_batch_size: int,
+    data_parallel_size: int,
+    max_tokens: int,
+) -> TrainBatch:
+    """Check the samples, turn rewards into advantages by group, and plan the micro-batches.
+
+    Every sample of the batch has at least one prompt and one response token (R ≥ 1, T > R).
+    Raises :class:`RolloutFailed` for a sample that contradicts itself or a rollout with nothing to learn from,
+    :class:`ConfigInvalid` for sizes that do not divide.
+    """
+    samples = [sample for group in groups for sample in group]
+    for sample in samples:
+        _check(rollout_id, sample)
+    scored = [i for i, sample in enumerate(samples) if is_trainable(sample)]
+    if not scored:
+        counts = {status.value: n for status in SampleStatus if (n := sum(s.status is status for s in samples))}
+        raise RolloutFailed(f"rollout {rollout_id}: none of its {len(samples)} samples has a reward: {counts}")
+    group_of = [number for number, group in enumerate(groups) for _ in group]
+    advantages = [0.0] * len(samples)
+    normalized = group_normalize(
+        torch.tensor([samples[i].reward for i in scored], dtype=torch.float64),
+        torch.tensor([group_of[i] for i in scored]),
+        normalize_std=algorithm.normalize_std,
+    )
+    for i, advantage in zip(scored, normalized.tolist(), strict=True):
+        advantages[i] = advantage
+    train_samples = [_train_sample(sample, each) for sample, each in zip(samples, advantages, strict=True)]
+    plan = plan_micro_batches(
+        [len(sample.tokens) for sample in train_samples],
+        global_batch_size=global_batch_size,
+        data_parallel_size=data_parallel_size,
+        max_tokens=max_tokens,
+    )
+    return TrainBatch(rollout_id=rollout_id, samples=train_samples, plan=plan)
+
+
+def plan_micro_batches(
+    lengths: Sequence[int], *, global_batch_size: int, data_parallel_size: int, max_tokens: int
+) -> MicroBatchPlan:
+    """Split samples of these token counts into optimizer steps, ranks and micro-batches.
+
+    Step s takes samples [s·global_batch_size, (s+1)·global_batch_size). Within a step each sample is in exactly
+    one micro-batch; all ranks have the same number of them, none is empty, and none holds more than
+    ``max_tokens`` except one longer sample alone. These can only hold together when the data-parallel size
+    divides the global batch size, so anything else is :class:`ConfigInvalid`.
+    """
+    if global_batch_size % data_parallel_size:
+        raise ConfigInvalid(
+            f"trainer.global_batch_size ({global_batch_size}) must be a multiple of the number of "
+            f"data-parallel ranks ({data_parallel_size}): every rank takes part in every step"
+        )
+    if not lengths or len(lengths) % global_batch_size:
+        raise ConfigInvalid(
+            f"trainer.global_batch_size ({global_batch_size}) must divide the samples of a rollout ({len(lengths)})"
+        )
+    steps: list[list[list[list[int]]]] = []
+    for start in range(0, len(lengths), global_batch_size):
+        positions = range(start, start + global_batch_size)
+        micro_batches = _micro_batches(lengths, positions, data_parallel_size, max_tokens)
+        steps.append(_deal(lengths, micro_batches, data_parallel_size))
+    return MicroBatchPlan(steps)
+
+
+def _micro_batches(lengths: Sequence[int], positions: Sequence[int], ranks: int, max_tokens: int) -> list[list[int]]:
+    """The fewest even micro-batches, a multiple of ``ranks``, that all fit."""
+    short = [lengths[i] for i in positions if lengths[i] <= max_tokens]
+    at_least = len(positions) - len(short) + math.ceil(sum(short) / max_tokens)
+    first = max(1, math.ceil(at_least / ranks)) * ranks
+    for count in range(first, len(positions), ranks):
+        candidate = _spread(lengths, positions, count)
+        if all(len(batch) == 1 or sum(lengths[i] for i in batch) <= max_tokens for batch in candidate):
+            return candidate
+    return [[i] for i in positions]
+
+
+def _spread(lengths: Sequence[int], positions: Sequence[int], count: int) -> list[list[int]]:
+    """Longest first, each sample to the micro-batch with the fewest tokens so far."""
+    batches: list[list[int]] = [[] for _ in range(count)]
+    heap = [(0, number) for number in range(count)]
+    for position in sorted(positions, key=lambda i: (-lengths[i], i)):
+        tokens, number = heap[0]
+        batches[number].append(position)
+        heapq.heapreplace(heap, (tokens + lengths[position], number))
+    return [sorted(batch) for batch in batches]
+
+
+def _deal(lengths: Sequence[int], micro_batches: list[list[int]], ranks: int) -> list[list[list[int]]]:
+    """Largest first, each micro-batch to the rank with the fewest tokens that still needs one."""
+    each = len(micro_batches) // ranks
+    tokens = {id(batch): sum(lengths[i] for i in batch) for batch in micro_batches}
+    dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for batch in sorted(micro_batches, key=lambda batch: (-tokens[id(batch)], batch)):
+        rank = min((r for r in range(ranks) if len(dealt[r]) < each), key=lambda r: (loads[r], r))
+        dealt[rank].append(batch)
+        loads[rank] += tokens[id(batch)]
+    return dealt
+
+
+def _train_sample(sample: Sample, advantage: float) -> TrainSample:
+    tokens, mask, log_probs = sample.tokens, sample.loss_mask, sample.rollout_log_probs
+    if not sample.response_length:
+        # A failed sample that never got a token: a masked copy of the prompt's end keeps R ≥ 1 everywhere.
+        tokens, mask, log_probs = [*tokens, tokens[-1]], [0], [0.0]
+    if not is_trainable(sample):
+        mask = [0] * len(mask)
+    return TrainSample(
+        tokens=np.asarray(tokens, dtype=np.int32),
+        loss_mask=np.asarray(mask, dtype=np.float32),
+        rollout_log_probs=np.asarray(log_probs, dtype=np.float32),
+        advantage=advantage,
+    )
+
+
+def _check(rollout_id: int, sample: Sample) -> None:
+    """A sample that contradicts itself comes from a faulty plug-in or engine; training on it would mislabel."""
+    where = f"rollout {rollout_id}, sample {sample.index}"
+    if sample.status is SampleStatus.PENDING:
+        raise RolloutFailed(f"{where}: status is still pending: it was never generated")
+    count = sample.response_length
+    lists = {
+        "loss_mask": sample.loss_mask,
+        "rollout_log_probs": sample.rollout_log_probs,
+        "weight_versions": sample.weight_versions,
+    }
+    for name, values in lists.items():
+        if len(values) != count:
+            raise RolloutFailed(f"{where}: {name} has {len(values)} entries for response_length {count}")
+    if len(sample.tokens) <= count:
+        raise RolloutFailed(
+            f"{where}: {len(sample.tokens)} tokens with response_length {count}: at least one must be the prompt's"
+        )
+    if is_trainable(sample) and not count:
+        raise RolloutFailed(f"{where}: status is {sample.status} but there is no response token")
+    if any(bit not in (0, 1) for bit in sample.loss_mask):
+        raise RolloutFailed(f"{where}: loss_mask holds something other than 0 and 1")
+    if not all(math.isfinite(value) for value in sample.rollout_log_probs):
+        raise RolloutFailed(f"{where}: rollout_log_probs holds a value that is not finite")
+    if sample.reward is not None and not math.isfinite(sample.reward):
+        raise RolloutFailed(f"{where}: reward is {sample.reward}")
