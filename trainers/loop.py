@@ -5,40 +5,22 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from engines.client import GenerateClient
-from engines.fleet import Fleet
+from trainers.assembly import Run
 from trainers.batch import build_train_batch
-from trainers.config import RunConfig
 from trainers.errors import CheckpointInvalid
-from trainers.megatron.group import MegatronTrainer
 from trainers.protocols import TrainerState
-from trainers.reporting import Reporter
 from trainers.reports import Phase
-from trainers.rollout.data import PromptData
-from trainers.rollout.default import RewardFunction, generate_rollout
+from trainers.rollout.default import generate_rollout
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The parts of one run, started and connected."""
+async def train(run: Run) -> None:
+    """Run all rollouts from where the trainer's checkpoint left off, if it had one.
 
-    config: RunConfig
-    data: PromptData
-    reward: RewardFunction
-    client: GenerateClient
-    fleet: Fleet
-    trainer: MegatronTrainer
-    report: Reporter
-    checkpoints: Path
-    export: Path
-
-
-async def train(run: Run, state: TrainerState) -> None:
-    """Run all rollouts from where ``state`` left off. A weight version is the number of rollouts trained on."""
-    config, report = run.config, run.report
+    A weight version is the number of rollouts that were trained on: rollout r is generated with version r.
+    """
+    config, state, report = run.config, run.state, run.report
     if state.extra_state is not None:
         run.data.load_state(_data_state(state))
     version = state.next_rollout_id

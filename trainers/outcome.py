@@ -3,11 +3,20 @@
 import errno
 import traceback
 
-from engines.errors import EngineLost, EngineRefused, EngineStartError, PlacementTimeout, WaitTimeout, WeightSyncError
+from engines.errors import (
+    EngineLost,
+    EngineRefused,
+    EngineStartError,
+    HardwareUnavailable,
+    PlacementTimeout,
+    WaitTimeout,
+    WeightSyncError,
+)
 from trainers.errors import RunError
 from trainers.reports import EndReason
 
 _ENGINE_REASONS: tuple[tuple[type[Exception], EndReason], ...] = (
+    (HardwareUnavailable, EndReason.CONFIG_INVALID),
     (PlacementTimeout, EndReason.PLACEMENT_TIMEOUT),
     (EngineStartError, EndReason.ENGINE_START_FAILED),
     (EngineLost, EndReason.ENGINE_LOST),
