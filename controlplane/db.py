@@ -7,9 +7,9 @@ import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import asyncpg
+import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, text
@@ -54,8 +54,12 @@ def dsn(database_url: str) -> str:
     return f"postgresql://{rest}"
 
 
-async def connect(database_url: str) -> "asyncpg.Connection[asyncpg.Record]":
-    return await asyncpg.connect(dsn(database_url), timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S)
+async def connect(database_url: str) -> Any:
+    """An ``asyncpg.Connection``; asyncpg comes without types."""
+    opened = cast("Any", asyncpg).connect(
+        dsn(database_url), timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+    )
+    return await opened
 
 
 def create_engine(database_url: str, **options: Any) -> AsyncEngine:

@@ -3,10 +3,10 @@
 import secrets
 import time
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Text, case, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,7 +14,7 @@ from controlplane.errors import LeaseLost, NotFound
 from controlplane.events import repository as events
 from controlplane.jobs.models import AttemptRow, JobRow
 from controlplane.jobs.spec import JobSpec
-from controlplane.jobs.states import TRANSITIONS, JobState
+from controlplane.jobs.states import ACTIVE, TRANSITIONS, JobState
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -151,6 +151,18 @@ async def note(session: AsyncSession, job_id: str, **values: Any) -> None:
     await session.execute(update(JobRow).where(JobRow.id == job_id).values(**values, **seen_change()))
 
 
+async def note_if_unchanged(session: AsyncSession, job: JobRow, lease_token: str, **values: Any) -> None:
+    """As :func:`note`, unless a reader would see an older word replace a newer one. Raises LeaseLost then."""
+    statement = (
+        update(JobRow)
+        .where(JobRow.id == job.id, JobRow.revision == job.revision, JobRow.lease_token == lease_token)
+        .values(**values, **seen_change())
+        .returning(JobRow.id)
+    )
+    if await session.scalar(statement) is None:
+        raise LeaseLost(f"{job.id} has changed since it was seen")
+
+
 def seen_change() -> dict[str, Any]:
     return {"revision": JobRow.revision + 1, "updated_at": func.now()}
 
@@ -162,3 +174,60 @@ async def insert_attempt(session: AsyncSession, job_id: str, number: int, sha256
 async def update_attempt(session: AsyncSession, job_id: str, number: int, **values: Any) -> None:
     statement = update(AttemptRow).where(AttemptRow.job_id == job_id, AttemptRow.number == number)
     await session.execute(statement.values(**values))
+
+
+async def end_attempt(session: AsyncSession, job_id: str, number: int, reason: str | None, detail: str | None) -> None:
+    """Close the attempt: its driver's further reports are refused as superseded."""
+    await update_attempt(session, job_id, number, ended_at=func.clock_timestamp(), end_reason=reason, end_detail=detail)
+
+
+async def claim_due(
+    session: AsyncSession, *, owner: str, lease_s: float, limit: int, interval_s: float, running_interval_s: float
+) -> list[tuple[str, str, datetime]]:
+    """Lease jobs that are due and that nobody holds: their ids, lease tokens and the database's time.
+
+    Each becomes due again by itself after its interval, or at once when someone sets ``due_at`` meanwhile.
+    """
+    due = (
+        select(JobRow.id)
+        .where(
+            JobRow.state.in_([literal_column(f"'{state.value}'") for state in ACTIVE]),
+            JobRow.due_at <= func.now(),
+            or_(JobRow.lease_until.is_(None), JobRow.lease_until < func.now()),
+        )
+        .order_by(JobRow.due_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    interval = case((JobRow.state == JobState.RUNNING, running_interval_s), else_=interval_s)
+    statement = (
+        update(JobRow)
+        .where(JobRow.id.in_(due.scalar_subquery()))
+        .values(
+            lease_owner=owner,
+            lease_token=func.gen_random_uuid().cast(Text),
+            lease_until=func.now() + timedelta(seconds=lease_s),
+            due_at=func.now() + interval * timedelta(seconds=1),
+        )
+        .returning(JobRow.id, JobRow.lease_token, func.now())
+        .execution_options(synchronize_session=False)
+    )
+    return [(row[0], row[1] or "", row[2]) for row in await session.execute(statement)]
+
+
+async def renew_leases(session: AsyncSession, tokens: Sequence[str], lease_s: float) -> None:
+    statement = update(JobRow).where(JobRow.lease_token.in_(tokens))
+    await session.execute(
+        statement.values(lease_until=func.now() + timedelta(seconds=lease_s)).execution_options(
+            synchronize_session=False
+        )
+    )
+
+
+async def release_lease(session: AsyncSession, lease_token: str, *, due_in_s: float | None) -> None:
+    """Give a job back; ``due_in_s`` overrides when it is due, where the claim's interval does not fit."""
+    values: dict[str, Any] = {"lease_owner": None, "lease_token": None, "lease_until": None}
+    if due_in_s is not None:
+        values["due_at"] = func.now() + timedelta(seconds=due_in_s)
+    statement = update(JobRow).where(JobRow.lease_token == lease_token).values(values)
+    await session.execute(statement.execution_options(synchronize_session=False))

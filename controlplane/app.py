@@ -1,0 +1,133 @@
+"""The API: its parts, how they are wired, and its life."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import Depends, FastAPI
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+
+from controlplane import failures
+from controlplane.auth import AttemptTokens, api_key_required
+from controlplane.checkpoints.endpoints import checkpoints_router
+from controlplane.cluster.base import Cluster, ClusterUnavailable
+from controlplane.db import Database
+from controlplane.errors import DatabaseUnavailable, FieldError
+from controlplane.events.endpoints import events_router
+from controlplane.jobs.changes import Changes
+from controlplane.jobs.endpoints import jobs_router, reports_router
+from controlplane.jobs.ingest import Ingest
+from controlplane.jobs.proxy import Upstream, proxy_router
+from controlplane.jobs.schemas import ErrorView
+from controlplane.jobs.service import JobService
+from controlplane.jobs.snapshots import JobSnapshots
+from controlplane.metrics.endpoints import metrics_router
+from controlplane.reconcile.decide import Timing
+from controlplane.reconcile.jobs import JobReconciler
+from controlplane.reconcile.loop import Reconciler
+from controlplane.settings import Settings
+
+log = logging.getLogger(__name__)
+
+READY_TIMEOUT_S = 5.0
+
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": ErrorView, "description": text}
+    for code, text in {401: "Who is calling?", 404: "No such thing.", 409: "Not in this state.", 422: "Wrong."}.items()
+}
+
+
+def create_app(
+    settings: Settings,
+    *,
+    database_url: str,
+    api_key: str,
+    cluster: Cluster,
+    public_url: str,
+    timing: Timing | None = None,
+) -> FastAPI:
+    """The application. The database must be migrated; ``cluster`` stays the caller's, who closes it.
+
+    ``public_url`` is where drivers and users reach this API.
+    """
+    timing = timing or Timing()
+    database = Database(database_url)
+    changes = Changes()
+    upstream = Upstream()
+    reconciler = Reconciler(
+        database=database,
+        reconciler=JobReconciler(
+            database=database,
+            cluster=cluster,
+            tokens=AttemptTokens(database),
+            runs_dir=settings.runs_dir,
+            public_url=public_url,
+            timing=timing,
+        ),
+        wake=changes.due,
+        timing=timing,
+    )
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        reconciler.start()
+        try:
+            yield
+        finally:
+            await reconciler.drain()
+            await upstream.close()
+            await database.close()
+
+    app = FastAPI(
+        title="Rollway",
+        version=version("rollway"),
+        description="Reinforcement-learning post-training of language models.",
+        lifespan=lifespan,
+        generate_unique_id_function=_operation_id,
+    )
+    failures.install(app)
+    with_key: dict[str, Any] = {"dependencies": [Depends(api_key_required(api_key))], "responses": _ERRORS}
+    snapshots = JobSnapshots(database, public_url)
+    app.include_router(jobs_router(database, JobService(database, changes), snapshots), **with_key)
+    app.include_router(events_router(database, changes), **with_key)
+    app.include_router(metrics_router(database), **with_key)
+    app.include_router(checkpoints_router(database), **with_key)
+    app.include_router(proxy_router(database, upstream), **with_key)
+    app.include_router(reports_router(Ingest(database, changes)), responses=_ERRORS)
+    _add_health(app, database, cluster)
+    return app
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name
+
+
+def _add_health(app: FastAPI, database: Database, cluster: Cluster) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def healthz() -> dict[str, str]:
+        """Answers whenever this process does."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"], responses={503: {"model": ErrorView, "description": "Something is away."}})
+    async def readyz() -> JSONResponse:
+        """Whether jobs can be taken and run: the database and the cluster answer."""
+        problems: list[FieldError] = []
+        nodes = ""
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await database.ping()
+        except (DatabaseUnavailable, TimeoutError) as error:
+            problems.append(FieldError("database", str(error) or f"no answer within {READY_TIMEOUT_S:g} s"))
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                nodes = await cluster.describe()
+        except (ClusterUnavailable, TimeoutError) as error:
+            problems.append(FieldError("cluster", str(error) or f"no answer within {READY_TIMEOUT_S:g} s"))
+        if problems:
+            away = " and ".join(problem.path for problem in problems)
+            return failures.answer(503, "not_ready", f"not ready: {away}", tuple(problems))
+        return JSONResponse({"status": "ready", "database": "ok", "cluster": nodes})

@@ -1,0 +1,163 @@
+"""Takes in what drivers report: each report once, in order, with everything it means in one transaction."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+from sqlalchemy import func
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from controlplane.auth import same_token
+from controlplane.checkpoints import repository as checkpoints
+from controlplane.db import Database
+from controlplane.errors import Unauthorized
+from controlplane.events import repository as events
+from controlplane.jobs import repository as jobs
+from controlplane.jobs.changes import Changes
+from controlplane.jobs.models import AttemptRow, JobRow
+from controlplane.jobs.states import ENDINGS, JobState
+from controlplane.metrics import repository as metrics
+from trainers.reports import (
+    CheckpointReport,
+    EventReport,
+    FinishedReport,
+    PhaseReport,
+    Report,
+    ReportReply,
+    ServingReport,
+    StepReport,
+    Wanted,
+)
+
+
+class Ingest:
+    def __init__(self, database: Database, changes: Changes) -> None:
+        self._database = database
+        self._changes = changes
+
+    async def take(self, job_id: str, number: int, token: str, reports: Sequence[Report]) -> ReportReply:
+        """Store what is new and follows on without a gap; the reply says up to where everything is stored.
+
+        Raises Unauthorized when ``token`` is not that attempt's.
+        """
+        async with self._database.begin() as session:
+            # A heartbeat writes one row of the attempt and leaves the job, which readers poll, alone.
+            job = await (jobs.lock if reports else jobs.get)(session, job_id)
+            attempt = await jobs.get_attempt(session, job_id, number)
+            if attempt is None or not same_token(token, attempt.token_sha256):
+                raise Unauthorized("the token is not this attempt's")
+            if number != job.attempt or attempt.ended_at is not None or JobState(job.state).final:
+                return ReportReply(acked=attempt.last_seq, wanted=Wanted(job.wanted), superseded=True)
+            new = next_in_order(reports, attempt.last_seq)
+            acked = new[-1].seq if new else attempt.last_seq
+            heard: dict[str, Any] = {"last_heartbeat_at": func.clock_timestamp()}
+            if new:  # the job's row is held; a heartbeat must not write a position that it read without it
+                heard["last_seq"] = acked
+            await jobs.update_attempt(session, job_id, number, **heard)
+            if new:
+                job = await _store(session, job, attempt, new)
+        if new:
+            self._changes.notify(job_id, due=job.state == JobState.STOPPING)
+        return ReportReply(acked=acked, wanted=Wanted(job.wanted))
+
+
+def next_in_order(reports: Sequence[Report], last_seq: int) -> list[Report]:
+    """Of ``reports``, in whatever order they came, those that go on from ``last_seq`` without a gap."""
+    by_seq = {report.seq: report for report in reports}
+    found: list[Report] = []
+    while (report := by_seq.get(last_seq + len(found) + 1)) is not None:
+        found.append(report)
+    return found
+
+
+async def _store(session: AsyncSession, job: JobRow, attempt: AttemptRow, reports: Sequence[Report]) -> JobRow:
+    of_attempt = {"job_id": job.id, "attempt": attempt.number}
+    await events.append_all(
+        session,
+        [
+            of_attempt
+            | {"seq": r.seq, "at": r.at, "level": r.level, "type": clean(r.type), "message": clean(r.message)}
+            | {"data": storable(r.data)}
+            for r in reports
+            if isinstance(r, EventReport)
+        ],
+    )
+    await metrics.put(
+        session,
+        [
+            of_attempt
+            | {"rollout_id": r.rollout_id, "at": r.at, "weight_version": r.weight_version}
+            | {"values": storable(r.metrics)}
+            for r in reports
+            if isinstance(r, StepReport)
+        ],
+    )
+    await checkpoints.put(
+        session,
+        [
+            {"job_id": job.id, "format": r.format, "path": clean(r.path), "rollout_id": r.rollout_id}
+            | {"weight_version": r.weight_version, "at": r.at}
+            for r in reports
+            if isinstance(r, CheckpointReport)
+        ],
+    )
+    return await _follow(session, job, reports)
+
+
+async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report]) -> JobRow:
+    """What the reports mean for the job's row and state."""
+    columns: dict[str, Any] = {}
+    for report in reports:
+        match report:
+            case PhaseReport():
+                columns |= {"phase": report.phase, "waiting_for": clean(report.waiting_for) or None}
+            case StepReport():
+                columns |= {"rollout_id": report.rollout_id, "weight_version": report.weight_version}
+            case ServingReport():
+                columns |= {"router_url": report.router_url, "served_model": report.model}
+            case _:
+                pass
+    in_flight = job.state in (JobState.STARTING, JobState.RUNNING)
+    if not in_flight:  # it is being released: nothing serves any more
+        columns = {key: value for key, value in columns.items() if key not in ("router_url", "served_model")}
+    begun = any(isinstance(report, ServingReport | StepReport) for report in reports)
+    finished = next((report for report in reports if isinstance(report, FinishedReport)), None)
+    if begun and job.state == JobState.STARTING:
+        job = await jobs.transition(session, job, JobState.RUNNING, message="the run is under way", values=columns)
+    elif columns:
+        await jobs.note(session, job.id, **columns)
+    if finished is not None and in_flight:
+        failed = ENDINGS[finished.reason].state is JobState.FAILED
+        detail = clean(finished.detail)
+        job = await jobs.transition(
+            session,
+            job,
+            JobState.STOPPING,
+            message=f"the run ended: {finished.reason.value}" + (f": {detail}" if detail else ""),
+            level="error" if failed else "info",
+            data={"reason": finished.reason.value},
+            values={
+                "end_reason": finished.reason,
+                "end_detail": detail or None,
+                "waiting_for": "the cluster to give back what the run held",
+            },
+        )
+    return job
+
+
+def clean(text: str) -> str:
+    """Postgres stores no NUL, which a log's tail may well hold."""
+    return text.replace("\x00", "\ufffd")
+
+
+def storable(value: Any) -> Any:
+    """``value`` as JSONB can hold it: what is not finite becomes null, NUL the replacement character."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): storable(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list):
+        return [storable(inner) for inner in cast("list[Any]", value)]
+    return value
