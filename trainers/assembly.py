@@ -20,7 +20,7 @@ from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
 from trainers.reports import Phase
 from trainers.rollout.data import PromptData
-from trainers.rollout.rewards import RewardFunction, load_reward
+from trainers.rollout.rewards import RewardFunction, label_check, load_reward
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,11 @@ async def assembled(config: RunConfig, name: str, run_dir: Path, report: Reporte
     reward = load_reward(config.rollout.reward)
     report.phase(Phase.LOADING_DATA, f"the tokenizer of {config.model.hf_checkpoint} and {config.data.prompt_data}")
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
-    data = await asyncio.to_thread(PromptData, config.data, tokenizer)
+    data = await asyncio.to_thread(
+        lambda: PromptData(config.data, tokenizer, check_label=label_check(config.rollout.reward))
+    )
+    left_out = f"; {data.num_too_long} left out as longer than data.max_prompt_len" if data.num_too_long else ""
+    report.event("data_loaded", f"{len(data)} prompts{left_out}", num_prompts=len(data))
     hardware = resolve(config.resources.accelerator, cluster_resources=await asyncio.to_thread(ray.cluster_resources))
 
     async with AsyncExitStack() as stack:
