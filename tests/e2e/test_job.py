@@ -1,0 +1,167 @@
+"""The whole path with real parts: HTTP, Postgres, Ray, Megatron-Core, SGLang, the router."""
+
+import json
+import os
+import signal
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from examples.quickstart.build import build
+from examples.quickstart.spec import job_spec
+from tests.e2e.service import Service
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def service() -> Iterator[Service]:
+    with tempfile.TemporaryDirectory(prefix="rw-e2e-") as home:
+        service = Service(Path(home))
+        service.command("up")
+        try:
+            yield service
+        finally:
+            service.command("down")
+            assert not service.processes("ray", "sglang", "postgres", "controlplane")
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("quickstart")
+    build(directory)
+    return directory
+
+
+def spec(task: Path, **sections: dict[str, Any]) -> dict[str, Any]:
+    spec = job_spec(task)
+    for name, fields in sections.items():
+        spec[name] = {**spec.get(name, {}), **fields}
+    return spec
+
+
+async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(service: Service, task: Path) -> None:
+    rollouts = 14
+    job_id = await service.submit(spec(task, rollout={"num_rollouts": rollouts}, engine={"keep_serving_s": 120.0}))
+    job = await service.until(job_id, lambda job: job["phase"] == "serving", "serving the trained policy", 420)
+
+    steps = await service.rows(job_id, "metrics")
+    assert [step["rollout_id"] for step in steps] == list(range(rollouts))
+    assert [step["weight_version"] for step in steps] == list(range(1, rollouts + 1))
+    rewards = [step["metrics"]["reward"] for step in steps]
+    assert statistics.fmean(rewards[-3:]) > 1.5 * statistics.fmean(rewards[:3]), rewards
+    assert max(step["metrics"]["log_prob_diff"] for step in steps) < 1e-3
+
+    exported = next(row for row in await service.rows(job_id, "checkpoints") if row["format"] == "hf")
+    tokenizer = AutoTokenizer.from_pretrained(exported["path"])
+    model = AutoModelForCausalLM.from_pretrained(exported["path"], dtype=torch.float32)
+    lines = [json.loads(line) for line in Path(job_spec(task)["data"]["prompt_data"]).read_text().splitlines()]
+    async with service.client() as http:
+        for line in lines[:8]:
+            messages = [{"role": "user", "content": line[job_spec(task)["data"]["input_key"]]}]
+            prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
+            ids = prompt["input_ids"] if not isinstance(prompt, torch.Tensor) else prompt
+            wanted = model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+            reply = await http.post(
+                f"/v1/jobs/{job_id}/openai/v1/chat/completions",
+                json={"model": "policy", "messages": messages, "temperature": 0, "max_tokens": 4, "logprobs": True},
+            )
+            assert reply.status_code == 200, reply.text
+            tokens = [token["token"] for token in reply.json()["choices"][0]["logprobs"]["content"]]
+            assert tokenizer.convert_tokens_to_ids(tokens) == wanted.tolist()
+
+    async with service.client() as http:
+        assert (await http.post(f"/v1/jobs/{job_id}/finish")).status_code == 202
+    job = await service.ended(job_id, 60)
+    assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
+    assert not service.job_processes()
+
+
+async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_killed(
+    service: Service, task: Path
+) -> None:
+    rollouts = 10
+    job_id = await service.submit(
+        spec(task, rollout={"num_rollouts": rollouts}, checkpoint={"save_interval": 2}, runtime={})
+    )
+    await service.until(job_id, lambda job: (job["progress"]["rollout_id"] or -1) >= 1, "two rollouts", 240)
+    os.kill(service.endpoint["pid"], signal.SIGKILL)
+    service.command("up")
+    seen = (await service.job(job_id))["progress"]["rollout_id"]
+    await service.until(job_id, lambda job: job["progress"]["rollout_id"] > seen, "a step after the API's return", 120)
+
+    server = next(iter(service.processes("sglang::scheduler")))
+    os.kill(server, signal.SIGKILL)
+    job = await service.ended(job_id, 420)
+    assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
+    assert job["attempt"] == 2, job
+    steps = await service.rows(job_id, "metrics")
+    assert [step["rollout_id"] for step in steps] == list(range(rollouts))
+    assert not service.job_processes()
+
+
+async def test_a_cancelled_job_leaves_nothing_running(service: Service, task: Path) -> None:
+    job_id = await service.submit(spec(task))
+    await service.until(job_id, lambda job: job["phase"] == "starting", "starting engines", 120)
+    async with service.client() as http:
+        assert (await http.post(f"/v1/jobs/{job_id}/cancel")).status_code == 202
+    job = await service.ended(job_id, 90)
+    assert (job["state"], job["end_reason"]) == ("cancelled", "cancelled_by_user"), job
+    assert not service.job_processes()
+
+
+def _malformed(task: Path, directory: Path) -> dict[str, Any]:
+    data = directory / "bad.jsonl"
+    data.write_text('{"prompt": "1+1=", "label": "2"}\n{"prompt": \n')
+    return spec(task, data={"prompt_data": str(data), "input_key": "prompt", "label_key": "label"})
+
+
+def _missing(task: Path, directory: Path) -> dict[str, Any]:
+    return spec(task, data={"prompt_data": str(directory / "nowhere.jsonl")})
+
+
+def _unknown_architecture(task: Path, directory: Path) -> dict[str, Any]:
+    source = Path(job_spec(task)["model"]["hf_checkpoint"])
+    copy = directory / "model"
+    copy.mkdir()
+    for file in source.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    config = json.loads((copy / "config.json").read_text())
+    config["architectures"] = ["MambaForCausalLM"]
+    (copy / "config.json").write_text(json.dumps(config))
+    return spec(task, model={"hf_checkpoint": str(copy)})
+
+
+def _missing_reward(task: Path, directory: Path) -> dict[str, Any]:
+    return spec(task, rollout={"reward": {"type": "custom", "function": "no_such_module:score"}})
+
+
+def _too_large(task: Path, directory: Path) -> dict[str, Any]:
+    return spec(task, resources={"rollout_num_gpus": 500, "placement_timeout_s": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("make", "reason", "words"),
+    [
+        (_malformed, "data_invalid", "line 2"),
+        (_missing, "data_invalid", "nowhere.jsonl"),
+        (_unknown_architecture, "model_invalid", "MambaForCausalLM"),
+        (_missing_reward, "plugin_invalid", "no_such_module"),
+        (_too_large, "placement_timeout", "free of"),
+    ],
+)
+async def test_bad_input_fails_the_job_with_a_reason_and_its_text(
+    service: Service, task: Path, tmp_path: Path, make: Any, reason: str, words: str
+) -> None:
+    job_id = await service.submit(make(task, tmp_path))
+    job = await service.ended(job_id, 90)
+    assert (job["state"], job["end_reason"]) == ("failed", reason), job
+    assert words in job["end_detail"]
+    assert job["attempt"] == 1
+    assert not service.job_processes()
