@@ -57,7 +57,7 @@ class Service:
     async def rows(self, job_id: str, what: str) -> list[dict[str, Any]]:
         async with self.client() as http:
             reply = await http.get(f"/v1/jobs/{job_id}/{what}", params={"limit": 500})
-            return reply.raise_for_status().json()["data"]
+            return reply.raise_for_status().json()["items"]
 
     async def until(
         self, job_id: str, condition: Callable[[dict[str, Any]], bool], what: str, timeout_s: float

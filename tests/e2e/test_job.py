@@ -54,9 +54,9 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(se
     steps = await service.rows(job_id, "metrics")
     assert [step["rollout_id"] for step in steps] == list(range(rollouts))
     assert [step["weight_version"] for step in steps] == list(range(1, rollouts + 1))
-    rewards = [step["metrics"]["reward"] for step in steps]
+    rewards = [step["values"]["reward"] for step in steps]
     assert statistics.fmean(rewards[-3:]) > 1.5 * statistics.fmean(rewards[:3]), rewards
-    assert max(step["metrics"]["log_prob_diff"] for step in steps) < 1e-3
+    assert max(step["values"]["log_prob_diff"] for step in steps) < 1e-3
 
     exported = next(row for row in await service.rows(job_id, "checkpoints") if row["format"] == "hf")
     tokenizer = AutoTokenizer.from_pretrained(exported["path"])
