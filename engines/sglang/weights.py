@@ -20,6 +20,7 @@ class SGLangReceiver:
     name: str
     url: str
     num_ranks: int
+    model_path: str
     incarnation: str
     """Differs between two launches at one address: a process group of the first is unknown to the second."""
     caches_prefixes: bool = True

@@ -3,12 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch.distributed import Work
 
+from engines.checkpoint import tensor_index
 from engines.errors import EngineError, WeightSyncError
 from engines.protocols import PauseMode, WeightReceiver
 from trainers.weights.buckets import Bucket, buckets
@@ -66,12 +67,11 @@ class CollectiveSender:
                 await _all(receivers, "pausing", lambda receiver: receiver.pause(pause_mode))
                 group = await self._joined(receivers, timeout_s)
                 for bucket in buckets(tensors, bucket_bytes=bucket_bytes, device=self._device):
+                    _check_bucket(receivers, bucket)
                     sent.begun = True
                     await _send_bucket(group, receivers, bucket)
                     sent.add(bucket)
-                if not sent.buckets:
-                    raise WeightSyncError("weight sync was given no tensors")
-                sent.begun = True
+                _check_complete(receivers, sent.names)
                 flushed = await _all(receivers, "committing", lambda receiver: receiver.commit(version))
                 await _all(receivers, "resuming", lambda receiver: receiver.resume())
                 if pause_mode != "in_place":
@@ -122,8 +122,11 @@ class CollectiveSender:
         """Make every engine generate again; returns those that could not be."""
         group, self._group = self._group, None
         if group is not None:
-            group.abort()
-            await _settle(receivers, lambda receiver: receiver.leave(group.name))
+            # Together: gloo's abort waits for a broadcast under way, which an engine that leaves breaks off; an
+            # engine that waits in NCCL leaves only once the sender has aborted.
+            await asyncio.gather(
+                asyncio.to_thread(group.abort), _settle(receivers, lambda receiver: receiver.leave(group.name))
+            )
         failed: set[str] = set()
         if mixed:
             failed |= await _settle(receivers, lambda receiver: receiver.invalidate())
@@ -137,10 +140,31 @@ class _Sent:
     """Some engine may hold some of the new weights."""
     num_bytes: int = 0
     buckets: int = 0
+    names: set[str] = field(default_factory=set[str])
 
     def add(self, bucket: Bucket) -> None:
+        self.names.update(meta.name for meta in bucket.metas)
         self.num_bytes += bucket.flat.nbytes
         self.buckets += 1
+
+
+def _check_bucket(receivers: Sequence[WeightReceiver], bucket: Bucket) -> None:
+    for path in {receiver.model_path for receiver in receivers}:
+        index = tensor_index(path)
+        for meta in bucket.metas if index is not None else ():
+            if complaint := index.complaint(meta):
+                raise WeightSyncError(f"{complaint} (model.hf_checkpoint {path})")
+
+
+def _check_complete(receivers: Sequence[WeightReceiver], sent: set[str]) -> None:
+    if not sent:
+        raise WeightSyncError("there were no tensors to send")
+    for path in {receiver.model_path for receiver in receivers}:
+        index = tensor_index(path)
+        if index is not None and (missing := index.missing(sent)):
+            raise WeightSyncError(
+                f"{len(missing)} tensors of {path} were not sent and would keep their old values: {missing[:5]}"
+            )
 
 
 async def _send_bucket(group: SyncGroup, receivers: Sequence[WeightReceiver], bucket: Bucket) -> None:
