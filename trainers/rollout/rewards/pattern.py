@@ -1,9 +1,12 @@
 """The label is a regular expression that the whole response must match."""
 
 import asyncio
+import contextlib
 import json
+import select
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 # `re` has no deadline and holds the interpreter lock while it searches, so a response on which a pattern
@@ -24,49 +27,52 @@ for line in sys.stdin:
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(int(matched), flush=True)
 """
-_START_S = 10.0
+_START_S = 30.0
 
 
 class PatternMatcher:
-    """Matches in a helper process, which ends with this one and is replaced when a search exceeded its deadline."""
+    """Matches in a helper process, one search at a time. The helper ends with this process, and is replaced when
+    a search exceeded its deadline."""
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._process: Process | None = None
-        self._turn = asyncio.Lock()
+        self._helper: subprocess.Popen[bytes] | None = None
+        # One thread: it is the queue in front of the helper, and ends what it began even if its caller is cancelled.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="regex_match")
 
     async def __call__(self, response: str, label: Any) -> float:
         """1 when ``label``, a pattern in Python's syntax, matches all of the response but the white space around
         it; 0 when it does not, or not within the deadline."""
-        # ASCII on the wire; lone surrogates and line ends survive as escapes.
+        # JSON in ASCII: line ends and lone surrogates travel as escapes.
         request = json.dumps([str(label), response.strip(), self._deadline_s]).encode() + b"\n"
-        async with self._turn:
-            process = await self._running()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            try:
-                async with asyncio.timeout(self._deadline_s + _START_S):
-                    process.stdin.write(request)
-                    await process.stdin.drain()
-                    reply = await process.stdout.readline()
-            except (TimeoutError, ConnectionError):
-                reply = b""
-            except asyncio.CancelledError:
-                await self._end(process)  # its answer would be taken for the next one's
-                raise
-            if not reply:
-                await self._end(process)
-            return float(reply.strip() == b"1")
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._match, request)
 
-    async def _running(self) -> Process:
-        if self._process is None or self._process.returncode is not None:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", "-c", _MATCHER, stdin=PIPE, stdout=PIPE
+    def _match(self, request: bytes) -> float:
+        helper = self._running()
+        assert helper.stdin is not None
+        assert helper.stdout is not None
+        reply = b""
+        with contextlib.suppress(BrokenPipeError):
+            helper.stdin.write(request)
+            helper.stdin.flush()
+            readable, _, _ = select.select([helper.stdout], [], [], self._deadline_s + _START_S)
+            reply = helper.stdout.readline() if readable else b""
+        if not reply:
+            self._end(helper)
+        return float(reply.strip() == b"1")
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._helper is None:
+            self._helper = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-c", _MATCHER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
             )
-        return self._process
+        return self._helper
 
-    async def _end(self, process: Process) -> None:
-        self._process = None
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+    def _end(self, helper: subprocess.Popen[bytes]) -> None:
+        self._helper = None
+        helper.kill()
+        with contextlib.suppress(BrokenPipeError):
+            helper.communicate()
