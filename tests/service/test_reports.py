@@ -1,0 +1,108 @@
+"""What drivers report is stored once, in order, whatever the network does."""
+
+import asyncio
+import itertools
+
+from tests.service.scripted import Api, Driver
+
+
+async def running(api: Api) -> tuple[str, Driver]:
+    job_id = await api.submit()
+    driver = await api.driver(job_id)
+    await driver.tell(driver.serving())
+    await api.until(job_id, "running")
+    return job_id, driver
+
+
+async def rollouts(api: Api, job_id: str) -> list[tuple[int, int, float]]:
+    items = (await api.http.get(f"/v1/jobs/{job_id}/metrics")).json()["items"]
+    return [(item["rollout_id"], item["attempt"], item["values"]["reward"]) for item in items]
+
+
+async def test_a_batch_sent_twice_is_stored_once(api: Api) -> None:
+    job_id, driver = await running(api)
+    batch = [driver.report("event", type="note", message="one"), driver.step(0)]
+    assert (await driver.tell(*batch))["acked"] == 3
+    assert (await driver.tell(*batch))["acked"] == 3
+    again = await asyncio.gather(*(driver.tell(*batch) for _ in range(5)))
+    assert {reply["acked"] for reply in again} == {3}
+    assert [event["message"] for event in await api.events(job_id) if event["type"] == "note"] == ["one"]
+    assert await rollouts(api, job_id) == [(0, 1, 0.5)]
+
+
+async def test_a_gap_is_acknowledged_only_up_to_where_it_begins(api: Api) -> None:
+    job_id, driver = await running(api)
+    first, second, third = driver.step(0), driver.step(1), driver.step(2)
+    assert (await driver.tell(first, third))["acked"] == 2
+    assert [rollout for rollout, *_ in await rollouts(api, job_id)] == [0]
+    assert (await driver.tell(third))["acked"] == 2
+    assert (await driver.tell(second, third))["acked"] == 4
+    assert [rollout for rollout, *_ in await rollouts(api, job_id)] == [0, 1, 2]
+
+
+async def test_any_order_and_overlap_of_batches_ends_with_each_event_once_and_in_order(api: Api) -> None:
+    job_id, driver = await running(api)
+    reports = [driver.report("event", type="note", message=str(number)) for number in range(12)]
+    for order in itertools.islice(itertools.permutations(range(0, 12, 3)), 0, 24, 5):
+        await asyncio.gather(*(driver.tell(*reversed(reports[start : start + 5])) for start in order))
+    assert (await driver.tell(*reports))["acked"] == 13
+    notes = [event["message"] for event in await api.events(job_id) if event["type"] == "note"]
+    assert notes == [str(number) for number in range(12)]
+
+
+async def test_a_heartbeat_beside_a_batch_never_moves_the_acknowledgement_back(api: Api) -> None:
+    _, driver = await running(api)
+    for number in range(20):
+        step = driver.step(number % 5)
+        replies = await asyncio.gather(driver.tell(step), driver.tell(), driver.tell())
+        assert replies[0]["acked"] == driver.seq
+    assert (await driver.tell())["acked"] == driver.seq
+
+
+async def test_a_token_opens_only_its_own_attempt(api: Api) -> None:
+    _, driver = await running(api)
+    _, other = await running(api)
+    response = await driver.post(token=other.launch.report_token)
+    assert response.status_code == 401
+
+
+async def test_reports_show_as_phase_progress_endpoint_and_checkpoints(api: Api) -> None:
+    job_id, driver = await running(api)
+    await driver.tell(
+        driver.report("phase", phase="generating", waiting_for="8 samples from the engines"),
+        driver.step(0, loss="NaN"),
+        driver.report("checkpoint", rollout_id=0, format="megatron", path="/runs/x/iter_0", weight_version=2),
+    )
+    job = await api.job(job_id)
+    assert (job["phase"], job["waiting_for"]) == ("generating", "8 samples from the engines")
+    assert job["progress"] == {"rollout_id": 0, "num_rollouts": 5, "weight_version": 2}
+    assert job["router_url"] == "http://127.0.0.1:1/v1"
+    assert job["openai_base_url"] == f"http://api.test/v1/jobs/{job_id}/openai/v1"
+    items = (await api.http.get(f"/v1/jobs/{job_id}/metrics")).json()["items"]
+    assert items[0]["values"] == {"reward": 0.5, "loss": None}
+    checkpoints = (await api.http.get(f"/v1/jobs/{job_id}/checkpoints")).json()["items"]
+    assert [(item["format"], item["path"], item["rollout_id"]) for item in checkpoints] == [
+        ("megatron", "/runs/x/iter_0", 0)
+    ]
+
+
+async def test_every_rollout_counts_once_after_a_retry_and_the_later_attempt_wins(api: Api) -> None:
+    job_id, first = await running(api)
+    await first.tell(*(first.step(rollout, reward=0.1) for rollout in range(4)))
+    undelivered = first.step(4, reward=0.1)
+    api.cluster.kill(job_id, 1)
+    second = await api.driver(job_id, 2)
+    late = await first.tell(undelivered)
+    assert (late["superseded"], late["acked"]) == (True, 5), "an attempt that ended is not heard any more"
+    # The second attempt hands over what the first left on disk, then resumes from the checkpoint of rollout 2.
+    await second.tell(second.serving(), second.step(4, reward=0.1))
+    await second.tell(*(second.step(rollout, reward=0.9) for rollout in (3, 4)))
+    assert await rollouts(api, job_id) == [
+        (0, 1, 0.1),
+        (1, 1, 0.1),
+        (2, 1, 0.1),
+        (3, 2, 0.9),
+        (4, 2, 0.9),
+    ]
+    cursor = (await api.http.get(f"/v1/jobs/{job_id}/metrics", params={"after": 2})).json()
+    assert ([item["rollout_id"] for item in cursor["items"]], cursor["next"]) == ([3, 4], 4)
