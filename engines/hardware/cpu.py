@@ -23,5 +23,7 @@ CPU = Hardware(
         "max_total_tokens": 32768,
         "max_running_requests": 64,
         "watchdog_timeout": 1800.0,
+        # An idle scheduler would otherwise spin on a core that training could have.
+        "sleep_on_idle": True,
     },
 )
