@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
+from urllib.parse import quote
 
 import aiohttp
 import orjson
@@ -28,6 +29,9 @@ _HOP_BY_HOP = frozenset(
     b"upgrade".split()
 )
 _OURS = frozenset({b"host", b"authorization", b"expect"})
+
+# RFC 3986 §3.3: what a path may hold as it is.
+_PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 
 
 class Upstream:
@@ -60,8 +64,8 @@ def proxy_router(database: Database, upstream: Upstream) -> APIRouter:
         base, timeout_s = await _endpoint(database, job_id)
         if any(segment in (".", "..") for segment in path.split("/")):
             raise BadRequest("the path must not hold '.' or '..'")
-        url = URL(base) / path if path else URL(base)
-        url = url.with_query(request.url.query) if request.url.query else url
+        query = f"?{request.url.query}" if request.url.query else ""
+        url = URL(f"{base}/{quote(path, safe=_PATH_CHARACTERS)}{query}", encoded=True)
         return Relay(upstream.session, request.method, url, timeout_s)
 
     router.add_api_route("/{path:path}", relay, methods=["GET"], name="openai_get", response_class=Response)

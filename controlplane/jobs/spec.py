@@ -36,8 +36,9 @@ def _field_error(error: Any, model: type[BaseModel]) -> FieldError:
     path = dotted(location)
     if error["type"] == "extra_forbidden":
         suggestion = _nearest(location, model)
-        message = f"there is no field {path}"
-        return FieldError(path, f"{message}; did you mean {suggestion}?" if suggestion else message, suggestion)
+        section = _section(location[:-1], model)
+        hint = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(section)}"
+        return FieldError(path, f"there is no field {path}; {hint}", suggestion)
     if error["type"] == "missing":
         return FieldError(path, f"{path} is required")
     message = str(error["msg"]).removeprefix("Value error, ")
@@ -56,13 +57,8 @@ def dotted(location: Sequence[int | str]) -> str:
 
 def _nearest(location: Sequence[int | str], model: type[BaseModel]) -> str | None:
     name = str(location[-1])
-    section: type[BaseModel] | None = model
-    prefix: list[str] = []
-    for part in location[:-1]:
-        field = section.model_fields.get(str(part)) if section else None
-        section = next(_models(field.annotation), None) if field else None
-        prefix.append(str(part))
-    siblings = list(section.model_fields) if section else []
+    prefix = [str(part) for part in location[:-1]]
+    siblings = _section(location[:-1], model)
     everywhere = dict(_paths(model))
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
         return ".".join([*prefix, close[0]])
@@ -74,6 +70,15 @@ def _nearest(location: Sequence[int | str], model: type[BaseModel]) -> str | Non
     if close := difflib.get_close_matches(name, list(everywhere.values()), n=1, cutoff=0.75):
         return next(path for path, leaf in everywhere.items() if leaf == close[0])
     return None
+
+
+def _section(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
+    """The fields that the section at ``location`` has."""
+    section: type[BaseModel] | None = model
+    for part in location:
+        field = section.model_fields.get(str(part)) if section else None
+        section = next(_models(field.annotation), None) if field else None
+    return list(section.model_fields) if section else []
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

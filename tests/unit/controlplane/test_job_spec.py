@@ -1,0 +1,78 @@
+"""What a wrong spec is told."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from controlplane.errors import FieldError
+from controlplane.jobs.spec import JobSpec, field_errors
+from trainers.config import RunConfig
+
+GOOD: dict[str, Any] = {
+    "model": {"hf_checkpoint": "/m"},
+    "data": {"prompt_data": "/d.jsonl"},
+    "rollout": {"num_rollouts": 3, "rollout_batch_size": 2},
+}
+
+
+def wrong(**changes: Any) -> dict[str, FieldError]:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate(GOOD | changes)
+    return {error.path: error for error in field_errors(caught.value.errors())}
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "suggestion"),
+    [
+        ({"modle": {}}, "modle", "model"),
+        ({"lr": 1}, "lr", "trainer.lr"),
+        ({"trainer": {"llr": 1}}, "trainer.llr", "trainer.lr"),
+        ({"trainer": {"num_rollouts": 1}}, "trainer.num_rollouts", "rollout.num_rollouts"),
+        (
+            {"rollout": GOOD["rollout"] | {"sampling": {"temprature": 1}}},
+            "rollout.sampling.temprature",
+            "rollout.sampling.temperature",
+        ),
+        ({"algorithm": {"epsclip": 1}}, "algorithm.epsclip", "algorithm.eps_clip"),
+        ({"xyzzy": 1}, "xyzzy", None),
+    ],
+)
+def test_an_unknown_field_comes_with_the_nearest_known_path(
+    changes: dict[str, Any], path: str, suggestion: str | None
+) -> None:
+    assert wrong(**changes)[path].suggestion == suggestion
+
+
+def test_an_unknown_field_with_no_near_one_comes_with_those_that_there_are() -> None:
+    assert "lr_decay_style" in wrong(trainer={"zzz": 1})["trainer.zzz"].message
+
+
+def test_a_missing_section_and_a_wrong_type_are_named_by_path() -> None:
+    with pytest.raises(ValidationError) as caught:
+        JobSpec.model_validate({"rollout": {"num_rollouts": "x", "rollout_batch_size": 0}})
+    errors = {error.path: error.message for error in field_errors(caught.value.errors())}
+    assert set(errors) == {"model", "data", "rollout.num_rollouts", "rollout.rollout_batch_size"}
+    assert errors["model"] == "model is required"
+    assert "not 'x'" in errors["rollout.num_rollouts"]
+
+
+def test_an_option_that_the_system_owns_names_the_field_to_use() -> None:
+    assert "resources.rollout_num_gpus_per_engine" in wrong(engine={"sglang": {"tp_size": 2}})["engine"].message
+
+
+def test_sizes_that_do_not_agree_are_refused_with_both_numbers() -> None:
+    message = next(iter(wrong(trainer={"global_batch_size": 5}).values())).message
+    assert "(5)" in message and "(16)" in message
+
+
+def test_the_driver_gets_the_run_without_what_only_the_control_plane_reads() -> None:
+    spec = JobSpec.model_validate(GOOD | {"name": "n", "labels": {"a": "b"}, "max_attempts": 2})
+    run = spec.run_config()
+    assert set(run) == set(RunConfig.model_fields)
+    assert RunConfig.model_validate(run).rollout.num_rollouts == 3
+
+
+@pytest.mark.parametrize("attempts", [0, -1, 101])
+def test_attempts_are_bounded(attempts: int) -> None:
+    assert "max_attempts" in wrong(max_attempts=attempts)
