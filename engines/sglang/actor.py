@@ -119,7 +119,7 @@ class SGLangEngine:
             launch.name,
             [sys.executable, "-m", "engines.sglang.launch", json.dumps(options)],
             log=log,
-            env=_server_environment(launch.hardware, launch.env_vars),
+            env=_server_environment(launch.hardware, launch.env_vars, grpc_port=free_port(host)),
         )
         try:
             process.start()
@@ -166,12 +166,14 @@ async def _freeze_garbage_collector(url: str) -> None:
         raise EngineStartError(f"the SGLang server at {url} came up and then did not answer: {error!r}") from error
 
 
-def _server_environment(hardware: Hardware, own: Mapping[str, str]) -> dict[str, str]:
+def _server_environment(hardware: Hardware, own: Mapping[str, str], *, grpc_port: int) -> dict[str, str]:
     return (
         dict(os.environ)
         | {
             # The process answers /health without a generation: a health check must not wait behind a weight update.
             "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
+            # Unset, SGLang takes its port plus 10000 and stops when that is none, though it opens no gRPC at all.
+            "SGLANG_GRPC_PORT": str(grpc_port),
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
             "PYTHONUNBUFFERED": "1",
         }

@@ -1,4 +1,4 @@
-"""A Qwen3-shaped model so small that a whole job runs on two cores, with a tokenizer of its own: one token a character."""
+"""A Qwen3-shaped model so small that a job runs on two cores, and its tokenizer: one token a character."""
 
 import string
 from pathlib import Path

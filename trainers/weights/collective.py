@@ -79,14 +79,14 @@ class CollectiveSender:
                     await _all(stale, "draining", lambda receiver: receiver.drain(DRAIN_GRACE_S))
         except BaseException as error:
             left = await asyncio.shield(self._give_up(receivers, mixed=sent.begun))
-            if not isinstance(error, Exception):
-                raise
+            if left:
+                error.add_note(f"could not be continued and must be replaced: {', '.join(left)}")
+            if not isinstance(error, TimeoutError | EngineError):
+                raise  # the trainer's own, or a cancellation
             for _ in tensors:  # the other ranks are producing these too, and would wait for this one
                 pass
             if isinstance(error, TimeoutError):
                 error = WeightSyncError(f"sync.timeout_s = {timeout_s:.0f} s passed after {sent.buckets} buckets")
-            elif not isinstance(error, EngineError | RuntimeError):
-                raise
             raise WeightSyncError(
                 f"weight version {version} did not reach {_names(receivers)}: {error}{_left_text(left)}"
             ) from error
@@ -108,7 +108,7 @@ class CollectiveSender:
         group = SyncGroup(
             tuple(receivers), backend=self._backend, device=self._device, host=self._host, timeout_s=timeout_s
         )
-        opening = asyncio.ensure_future(asyncio.to_thread(group.open))
+        opening = asyncio.ensure_future(_open(group))
         try:
             await _all(receivers, "joining", lambda receiver: receiver.join(group.plan(receiver)), opening)
         except BaseException:
@@ -151,8 +151,8 @@ class _Sent:
 def _check_bucket(receivers: Sequence[WeightReceiver], bucket: Bucket) -> None:
     for path in {receiver.model_path for receiver in receivers}:
         index = tensor_index(path)
-        for meta in bucket.metas if index is not None else ():
-            if complaint := index.complaint(meta):
+        for meta in bucket.metas:
+            if index is not None and (complaint := index.complaint(meta)):
                 raise WeightSyncError(f"{complaint} (model.hf_checkpoint {path})")
 
 
@@ -174,14 +174,24 @@ async def _send_bucket(group: SyncGroup, receivers: Sequence[WeightReceiver], bu
     await _all(receivers, "loading", lambda receiver: receiver.load(group.name, bucket.metas), broadcast)
 
 
+async def _open(group: SyncGroup) -> None:
+    try:
+        await asyncio.to_thread(group.open)
+    except RuntimeError as error:
+        raise WeightSyncError(f"process group {group.name} did not form: {error}") from error
+
+
 async def _broadcast(group: SyncGroup, flat: torch.Tensor) -> None:
-    # In a thread: the first NCCL collective of a group builds its communicator, which waits for all ranks.
-    work: Work = await asyncio.to_thread(group.broadcast, flat)
-    pause = 0.0002
-    while not work.is_completed():
-        await asyncio.sleep(pause)
-        pause = min(pause * 1.5, 0.005)
-    work.wait()  # raises what went wrong
+    try:
+        # In a thread: the first NCCL collective of a group builds its communicator, which waits for all ranks.
+        work: Work = await asyncio.to_thread(group.broadcast, flat)
+        pause = 0.0002
+        while not work.is_completed():
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.005)
+        work.wait()  # raises what went wrong
+    except RuntimeError as error:
+        raise WeightSyncError(f"the broadcast of {flat.nbytes} bytes failed: {error}") from error
 
 
 async def _all[T](

@@ -71,11 +71,14 @@ class SyncGroup:
         store = PrefixStore(f"{self.name}/", PrefixStore(self.name, self._store))
         devices = list(BackendConfig(self._backend).get_device_backend_map())
         group = dist.ProcessGroup(store, 0, self.world_size)
-        kind = Backend.backend_type_map[self._backend]
+        kind = Backend.backend_type_map[str(self._backend)]
         group._set_default_backend(kind)
         backend = self._create_backend(PrefixStore(f"{devices[0]}/", store))
         for device in devices:
             group._register_backend(torch.device(device), kind, backend)
+        if self._store is None:
+            group.abort()  # given up meanwhile
+            raise RuntimeError(f"process group {self.name} has ended")
         self._group = group
 
     def broadcast(self, flat: torch.Tensor) -> dist.Work:

@@ -117,7 +117,7 @@ async def test_retries_end(server: Server) -> None:
 
 async def test_nobody_listening_is_engine_lost() -> None:
     async with GenerateClient("http://127.0.0.1:9", max_concurrency=1, request_timeout_s=5, retry_window_s=0.2) as to:
-        with pytest.raises(EngineLost, match="127.0.0.1:9"):
+        with pytest.raises(EngineLost, match=r"127\.0\.0\.1:9"):
             await asyncio.wait_for(to.generate([1], SAMPLING, rid="r"), 10)
 
 

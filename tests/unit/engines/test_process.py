@@ -17,7 +17,8 @@ FAMILY = """
 import os, signal, subprocess, sys, time
 deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
 children = [
-    subprocess.Popen([sys.executable, "-c", deaf], start_new_session=new, stdout=subprocess.PIPE) for new in (True, False)
+    subprocess.Popen([sys.executable, "-c", deaf], start_new_session=new, stdout=subprocess.PIPE)
+    for new in (True, False)
 ]
 for child in children:
     child.stdout.readline()

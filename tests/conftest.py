@@ -1,0 +1,20 @@
+"""For every tier: what must be in the environment before anything is imported."""
+
+import atexit
+import os
+import secrets
+import shutil
+import tempfile
+from pathlib import Path
+
+# Ray reads its authentication mode when it is imported. Without a token of our own, one that another program left in
+# the home directory would decide whether this process may speak to a cluster.
+_directory = Path(tempfile.mkdtemp(prefix="rollway-test-token-"))
+atexit.register(shutil.rmtree, _directory, ignore_errors=True)
+(_directory / "token").write_text(secrets.token_hex(32))
+os.environ |= {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN_PATH": str(_directory / "token"),
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}

@@ -1,0 +1,243 @@
+"""A real SGLang engine behind a real router, fed with weights over a real process group. One engine for all tests:
+they run in order, and the last one kills it."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import psutil
+import pytest
+import ray
+
+from engines.config import EngineConfig, ResourcesConfig, SamplingConfig
+from engines.errors import EngineLost, EngineRefused, EngineStartError, PlacementTimeout, WeightSyncError
+from engines.hardware import Hardware
+from engines.placement import reserve
+from engines.protocols import TensorMeta
+from engines.sglang.actor import EngineLaunch, SGLangEngine
+from engines.sglang.weights import SGLangReceiver
+from engines.types import FinishReason
+from tests.e2e.conftest import RunningFleet
+from tests.e2e.hf_trainer import HFTrainer
+
+PROMPT = [40, 41, 42, 43]
+
+
+@pytest.fixture(scope="module")
+async def trainer(running: RunningFleet, tiny_model: Path) -> AsyncIterator[Any]:
+    actor = ray.remote(HFTrainer).options(num_cpus=0.5).remote(str(tiny_model))
+    await actor.ready.remote()
+    yield actor
+    ray.kill(actor)
+
+
+async def raw_generate(url: str, max_new_tokens: int = 4, rid: str | None = None) -> dict[str, Any]:
+    """Past the router and the client, and to the full length."""
+    sampling = {"max_new_tokens": max_new_tokens, "ignore_eos": True}
+    body = {"input_ids": PROMPT, "sampling_params": sampling} | ({} if rid is None else {"rid": rid})
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
+        http.post(f"{url}/generate", json=body) as reply,
+    ):
+        assert reply.status == 200, await reply.text()
+        return await reply.json()
+
+
+async def worst_difference(running: RunningFleet, trainer: Any, temperature: float, rid: str) -> tuple[float, int]:
+    """Largest |engine − Hugging Face| over the log-probabilities of 16 sampled tokens or more, and their version."""
+    sampling = SamplingConfig(temperature=temperature, max_new_tokens=16)
+    generations = await asyncio.gather(*(running.client.generate(PROMPT, sampling, rid=f"{rid}-{i}") for i in range(8)))
+    assert sum(len(generation.output_ids) for generation in generations) >= 16
+    worst = 0.0
+    for generation in generations:
+        expected = await trainer.log_probs.remote(PROMPT, generation.output_ids, temperature)
+        worst = max([worst, *(abs(a - b) for a, b in zip(generation.log_probs, expected, strict=True))])
+    (version,) = {generation.weight_version for generation in generations}
+    return worst, version
+
+
+async def test_an_engine_without_published_weights_gets_no_requests(running: RunningFleet) -> None:
+    (receiver,) = running.fleet.receivers()
+    assert [line.split(" ready")[0] for line in sorted(running.progress)] == ["engine-0", "router"]
+    assert await receiver.weight_version() is None
+    with pytest.raises(EngineLost, match=r"engine-0 reports weight version None, not 0"):
+        await running.fleet.admit(0)
+    with pytest.raises(EngineLost):
+        await running.client.generate(PROMPT, SamplingConfig(max_new_tokens=2), rid="early")
+    assert (await raw_generate(receiver.url))["meta_info"]["weight_version"] == "default"
+
+
+async def test_ten_updates_each_reach_the_engine_whole(running: RunningFleet, trainer: Any) -> None:
+    receivers = running.fleet.receivers()
+    num_bytes = set()
+    for version in range(10):
+        await trainer.change.remote(version)
+        stats = await trainer.send.remote(receivers, version)
+        num_bytes.add(stats.num_bytes)
+        assert stats.version == version
+        assert stats.buckets > 3
+        if version == 0:
+            await running.fleet.admit(0)
+        difference, seen = await worst_difference(running, trainer, (1.0, 0.6)[version % 2], f"update-{version}")
+        assert seen == version
+        assert difference < 1e-3
+    assert len(num_bytes) == 1
+
+
+async def test_a_gate_that_expects_another_version_stays_shut(running: RunningFleet, trainer: Any) -> None:
+    await trainer.send.remote(running.fleet.receivers(), 10)
+    with pytest.raises(EngineLost, match="reports weight version 10, not 11"):
+        await running.fleet.admit(11)
+    await running.fleet.admit(10)  # a second time is no error
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"cut": "model.layers.1.self_attn.q_proj.weight"}, r"q_proj.weight has shape \[63, 64\].*\[64, 64\]"),
+        ({"leave_out": "model.norm.weight"}, r"1 tensors .* were not sent.*model\.norm\.weight"),
+    ],
+)
+async def test_a_wrong_update_is_refused_and_the_next_one_heals(
+    running: RunningFleet, trainer: Any, wrong: dict[str, str], text: str
+) -> None:
+    receivers = running.fleet.receivers()
+    with pytest.raises(WeightSyncError, match=text):
+        await asyncio.wait_for(_send(trainer, receivers, 11, **wrong), 30)
+    # What it holds is a mixture by now: it answers, and nothing that it says is taken for data.
+    assert (await raw_generate(receivers[0].url))["meta_info"]["weight_version"] == "mixed"
+    with pytest.raises(EngineRefused, match="holds no published weights"):
+        await running.client.generate(PROMPT, SamplingConfig(max_new_tokens=2), rid="mixed")
+    await trainer.send.remote(receivers, 11)
+    difference, seen = await worst_difference(running, trainer, 1.0, f"healed-{text[:5]}")
+    assert (difference < 1e-3, seen) == (True, 11)
+
+
+@dataclass(frozen=True, slots=True)
+class _Misspelling(SGLangReceiver):
+    """The real engine, asked for an element type that does not exist: it answers 400 and never enters the broadcast."""
+
+    async def load(self, group: str, bucket: Sequence[TensorMeta]) -> None:
+        await SGLangReceiver.load(self, group, [TensorMeta(m.name, m.shape, "float33") for m in bucket])
+
+
+async def test_an_engine_that_refuses_leaves_no_broadcast_hanging(
+    running: RunningFleet, trainer: Any, tiny_model: Path
+) -> None:
+    (receiver,) = running.fleet.receivers()
+    odd = _Misspelling(receiver.name, receiver.url, receiver.num_ranks, receiver.model_path, receiver.incarnation)
+    sender = HFTrainer(str(tiny_model))
+    started = time.monotonic()
+    with pytest.raises(WeightSyncError, match=r"engine-0 answered 400.*float33"):
+        await sender.send([odd], 12, timeout_s=100.0)
+    assert time.monotonic() - started < 20
+    await raw_generate(receiver.url)
+    await trainer.send.remote([receiver], 12)
+    assert (await worst_difference(running, trainer, 1.0, "after-refusal"))[0] < 1e-3
+
+
+async def test_an_engine_that_cannot_be_reached_fails_the_update_and_the_others_go_on(
+    running: RunningFleet, trainer: Any
+) -> None:
+    (receiver,) = running.fleet.receivers()
+    gone = SGLangReceiver("engine-9", "http://127.0.0.1:9", 1, receiver.model_path, "gone")
+    with pytest.raises(WeightSyncError, match=r"pausing engine-9.*must be replaced: engine-9"):
+        await asyncio.wait_for(_send(trainer, [receiver, gone], 13), 60)
+    difference, seen = await worst_difference(running, trainer, 1.0, "others")
+    assert (difference < 1e-3, seen) == (True, 12)
+
+
+@pytest.mark.parametrize("mode", ["abort", "retract", "in_place"])
+async def test_requests_in_flight_survive_an_update_as_its_mode_says(
+    running: RunningFleet, trainer: Any, mode: str
+) -> None:
+    (receiver,) = running.fleet.receivers()
+    flight = asyncio.create_task(raw_generate(receiver.url, 400))
+    async with asyncio.timeout(20):
+        while not await _is_generating(receiver.url):
+            await asyncio.sleep(0.01)
+    await trainer.send.remote([receiver], 13, pause_mode=mode)
+    answer = await asyncio.wait_for(flight, 30)
+    count, reason = len(answer["output_ids"]), answer["meta_info"]["finish_reason"]["type"]
+    if mode == "abort":
+        assert reason == FinishReason.ABORT and 0 < count < 400
+    else:
+        assert (reason, count) == (FinishReason.LENGTH, 400)
+    difference, seen = await worst_difference(running, trainer, 1.0, f"after-{mode}")
+    assert (difference < 1e-3, seen) == (True, 13)
+
+
+async def test_a_request_can_be_ended_from_outside_with_what_it_has(running: RunningFleet) -> None:
+    (receiver,) = running.fleet.receivers()
+    flight = asyncio.create_task(raw_generate(receiver.url, 400, rid="long"))
+    async with asyncio.timeout(20):
+        while not await _is_generating(receiver.url):
+            await asyncio.sleep(0.01)
+    await running.client.abort("long")
+    answer = await asyncio.wait_for(flight, 20)
+    assert answer["meta_info"]["finish_reason"]["type"] == FinishReason.ABORT
+    assert 0 < len(answer["output_ids"]) < 400
+
+
+async def test_the_router_serves_the_openai_protocol(running: RunningFleet, tiny_model: Path) -> None:
+    body = {"model": str(tiny_model), "messages": [{"role": "user", "content": "hi"}], "max_tokens": 8}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.post(f"{running.fleet.base_url}/v1/chat/completions", json=body) as reply,
+    ):
+        assert reply.status == 200, await reply.text()
+        answer = await reply.json()
+    assert answer["usage"]["prompt_tokens"] == 4  # <user> h i <assistant>
+
+
+async def test_a_request_that_is_too_long_is_refused_with_the_engines_words(running: RunningFleet) -> None:
+    with pytest.raises(EngineRefused, match="context length"):
+        await running.client.generate([5] * 600, SamplingConfig(max_new_tokens=2), rid="long")
+
+
+async def test_room_that_the_cluster_lacks_is_reported_in_time(ray_cluster: str, hardware: Hardware) -> None:
+    asked = ResourcesConfig(actor_num_gpus_per_node=1000, rollout_num_gpus=3, placement_timeout_s=1.0)
+    with pytest.raises(PlacementTimeout, match=r"1 × \[500 CPU\], 3 × \[0\.5 CPU\]; node [\d.]+: .* free of 8 CPU"):
+        await reserve(asked, hardware, name="too-much")
+    again = await reserve(ResourcesConfig(placement_timeout_s=20.0), hardware, name="too-much")
+    await again.release()
+
+
+async def test_an_option_that_sglang_lacks_fails_the_start_with_the_nearest_name(
+    tiny_model: Path, hardware: Hardware, tmp_path: Path
+) -> None:
+    config = EngineConfig(start_timeout_s=120.0, sglang={"max_total_token": 5})
+    engine = SGLangEngine(EngineLaunch(0, str(tiny_model), config, hardware, 1, tmp_path), host="127.0.0.1")
+    with pytest.raises(EngineStartError, match=r"sglang\.max_total_token is no option.*did you mean max_total_tokens"):
+        await engine.start()
+
+
+async def test_sigkill_of_the_engines_actor_leaves_no_process_and_is_noticed(running: RunningFleet) -> None:
+    (described,) = await running.fleet.describe()
+    guard = psutil.Process(int(str(described["guard_pid"])))
+    tree = [guard, *guard.children(recursive=True)]
+    assert len(tree) >= 4  # guard, server, scheduler, detokenizer
+    watch = asyncio.create_task(running.fleet.watch())
+    os.kill(int(str(described["actor_pid"])), signal.SIGKILL)
+    _, alive = await asyncio.to_thread(psutil.wait_procs, tree, 30)
+    assert alive == []
+    with pytest.raises(EngineLost, match=r"engine-0.*last lines of .*engine-0"):
+        await asyncio.wait_for(watch, 60)
+    await running.fleet.close()
+    await running.fleet.close()
+
+
+async def _send(trainer: Any, receivers: Sequence[SGLangReceiver], version: int, **options: Any) -> Any:
+    return await trainer.send.remote(receivers, version, **options)
+
+
+async def _is_generating(url: str) -> bool:
+    async with aiohttp.ClientSession() as http, http.get(f"{url}/v1/loads") as reply:
+        assert reply.status == 200, await reply.text()
+        return (await reply.json())["aggregate"]["total_running_reqs"] > 0
