@@ -31,17 +31,17 @@ CHAT_TEMPLATE = (
 def build(directory: Path) -> None:
     """Write ``directory/model`` and ``directory/sums.jsonl``."""
     directory.mkdir(parents=True, exist_ok=True)
-    _write_task(directory / "sums.jsonl")
-    _write_tokenizer(directory / "model")
-    _write_model(directory / "model")
+    write_task(directory / "sums.jsonl")
+    write_tokenizer(directory / "model")
+    write_model(directory / "model")
 
 
-def _write_task(path: Path) -> None:
+def write_task(path: Path) -> None:
     rows = [{"input": f"{a}+{b}=", "label": str(a + b)} for a in NUMBERS for b in NUMBERS]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def _write_tokenizer(directory: Path) -> None:
+def write_tokenizer(directory: Path) -> None:
     from transformers import PreTrainedTokenizerFast
 
     # One token per character and no merges. Without an unknown token, other characters are dropped.
@@ -60,7 +60,7 @@ def _write_tokenizer(directory: Path) -> None:
     ).save_pretrained(directory)
 
 
-def _write_model(directory: Path) -> None:
+def write_model(directory: Path) -> None:
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
 
