@@ -220,4 +220,9 @@ class RunConfig(Section):
                 f"trainer.tensor_model_parallel_size ({self.trainer.tensor_model_parallel_size}) must divide "
                 f"the number of training processes ({self.resources.train_world_size})"
             )
+        if self.global_batch_size % self.data_parallel_size:
+            raise ValueError(
+                f"trainer.global_batch_size ({self.global_batch_size}) must be a multiple of the number of "
+                f"data-parallel ranks ({self.data_parallel_size}): every rank takes part in every step"
+            )
         return self
