@@ -1,0 +1,188 @@
+"""From a run's config to Megatron's arguments, through Megatron's own parser and validation."""
+
+import argparse
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from trainers.config import OWNED_MEGATRON_OPTIONS, RunConfig
+from trainers.errors import ConfigInvalid
+from trainers.megatron.device import DeviceType, megatron_device
+from trainers.megatron.hf.config import HFModel
+from trainers.megatron.options import destination, parse, to_argv
+
+# Options that this release cannot honour, each with the only value that it takes.
+_UNSUPPORTED: dict[str, Any] = {
+    "pipeline_model_parallel_size": 1,
+    "virtual_pipeline_model_parallel_size": None,
+    "num_layers_per_virtual_pipeline_stage": None,
+    "context_parallel_size": 1,
+    "expert_model_parallel_size": 1,
+    "expert_tensor_parallel_size": None,
+    "num_experts": None,
+    "sequence_parallel": False,
+    "use_megatron_fsdp": False,
+    "use_torch_fsdp2": False,
+    "use_layer_wise_distributed_optimizer": False,
+    "overlap_param_gather": False,
+    "optimizer_cpu_offload": False,
+    "async_save": False,
+    "ckpt_format": "torch_dist",
+    "transformer_impl": "local",
+    "fp8": None,
+    "mtp_num_layers": None,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+    "cuda_graph_impl": "none",
+}
+
+
+def megatron_args(
+    config: RunConfig, model: HFModel, *, rank: int, world_size: int, device: DeviceType
+) -> argparse.Namespace:
+    """Parsed and validated. Raises ConfigInvalid, which names the option, for what Megatron refuses or this trainer
+    does not support; call it with the world size that the process group will have."""
+    _check_tensor_parallel(config, model)
+    system = _system_options(config, model, device)
+    options = _defaults(config, model, device) | _user_options(config.trainer.megatron, system) | system
+    with megatron_device(device), _world(rank, world_size):
+        args = parse(to_argv(options))
+        _validate(args)
+    return args
+
+
+def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str, Any]:
+    """What other fields of the config decide."""
+    trainer = config.trainer
+    return {
+        "num_layers": model.num_layers,
+        "hidden_size": model.hidden_size,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "num_attention_heads": model.num_attention_heads,
+        "group_query_attention": True,
+        "num_query_groups": model.num_query_groups,
+        "kv_channels": model.head_dim,
+        "vocab_size": model.vocab_size,
+        "layernorm_epsilon": model.norm_epsilon,
+        "rotary_base": int(model.rope_theta),
+        "untie_embeddings_and_output_weights": not model.tied,
+        "normalization": "RMSNorm",
+        "position_embedding_type": "rope",
+        "swiglu": True,
+        "add_bias_linear": False,
+        "add_qkv_bias": model.family.qkv_bias,
+        "qk_layernorm": model.family.qk_layernorm,
+        "transformer_impl": "local",
+        "tensor_model_parallel_size": trainer.tensor_model_parallel_size,
+        "bf16": trainer.dtype == "bfloat16",
+        "seed": trainer.seed,
+        "global_batch_size": config.global_batch_size,
+        "micro_batch_size": 1,
+        "train_iters": config.rollout.num_rollouts * config.steps_per_rollout,
+        "lr": trainer.lr,
+        "min_lr": trainer.min_lr,
+        "lr_decay_style": trainer.lr_decay_style,
+        "lr_warmup_iters": trainer.lr_warmup_steps,
+        "weight_decay": trainer.weight_decay,
+        "adam_beta1": trainer.adam_beta1,
+        "adam_beta2": trainer.adam_beta2,
+        "adam_eps": trainer.adam_eps,
+        "clip_grad": trainer.clip_grad,
+        # One division by the step's count of samples or tokens, after all micro-batches and ranks were summed.
+        "calculate_per_token_loss": True,
+        "distributed_backend": "nccl" if device == "cuda" else "gloo",
+        "use_cpu_initialization": device == "cpu",
+        "tokenizer_type": "NullTokenizer",
+        # The default format cannot change the tensor-parallel size.
+        "dist_ckpt_optim_fully_reshardable": True,
+    }
+
+
+def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str, Any]:
+    """What a job may change under ``trainer.megatron``."""
+    # Without Transformer Engine and Apex these fusions do not exist; the other two compile, for minutes on a CPU.
+    absent = dict.fromkeys(("gradient_accumulation_fusion", "masked_softmax_fusion", "apply_rope_fusion"), False) | {
+        "no_persist_layer_norm": True
+    }
+    compiled = {} if device == "cuda" else {"bias_swiglu_fusion": False, "bias_dropout_fusion": False}
+    return (
+        absent
+        | compiled
+        | {
+            "seq_length": model.max_position_embeddings,
+            "max_position_embeddings": model.max_position_embeddings,
+            "hidden_dropout": 0.0,
+            "attention_dropout": 0.0,
+            # Otherwise a checkpoint refuses another batch size or number of rollouts.
+            "override_opt_param_scheduler": True,
+            "distributed_timeout_minutes": max(1, int(config.trainer.step_timeout_s / 60)),
+        }
+    )
+
+
+def _user_options(options: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name, value in options.items():
+        target = destination(name)
+        if target in _UNSUPPORTED:
+            only = _UNSUPPORTED[target]
+            if value != only:
+                raise ConfigInvalid(
+                    f"trainer.megatron.{name} = {value!r} is not supported in this release; leave it out"
+                    + (f" or use {only!r}" if only is not None else "")
+                )
+            continue
+        if target in system:
+            field = OWNED_MEGATRON_OPTIONS.get(target, "the field that decides it, or leave it out")
+            raise ConfigInvalid(f"trainer.megatron.{name} is set by the system: use {field}")
+        if target in checked:
+            raise ConfigInvalid(f"trainer.megatron.{name}: the same option is given under another name too")
+        checked[target] = _value(name, target, value)
+    return checked
+
+
+def _value(name: str, target: str, value: Any) -> Any:
+    """``no_rope_fusion: true`` says ``apply_rope_fusion: false``."""
+    if name != target and isinstance(value, bool) and name.startswith(("no_", "disable_")):
+        return not value
+    return value
+
+
+def _check_tensor_parallel(config: RunConfig, model: HFModel) -> None:
+    size = config.trainer.tensor_model_parallel_size
+    for what, count in {
+        "num_key_value_heads": model.num_query_groups,
+        "num_attention_heads": model.num_attention_heads,
+        "intermediate_size": model.ffn_hidden_size,
+    }.items():
+        if count % size:
+            raise ConfigInvalid(f"trainer.tensor_model_parallel_size ({size}) must divide the model's {what} ({count})")
+
+
+@contextmanager
+def _world(rank: int, world_size: int) -> Iterator[None]:
+    """``parse_args`` reads rank and world size from the environment."""
+    before = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE")}
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size)}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from megatron.training.arguments import validate_args
+    from megatron.training.vocab_utils import calculate_padded_vocab_size
+
+    try:
+        validate_args(args)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise ConfigInvalid(f"trainer.megatron: Megatron refuses these options: {error}") from error
+    args.padded_vocab_size = calculate_padded_vocab_size(
+        args.vocab_size, args.make_vocab_size_divisible_by, args.tensor_model_parallel_size
+    )

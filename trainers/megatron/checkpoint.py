@@ -1,0 +1,176 @@
+"""Megatron checkpoints, written whole or not at all."""
+
+import argparse
+import contextlib
+import errno
+import json
+import os
+import queue
+import shutil
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import torch.distributed as dist
+from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.training.checkpointing import load_checkpoint, save_checkpoint
+from torch import nn
+
+from trainers.errors import CheckpointInvalid, StorageFailed
+from trainers.megatron.start import EXTRA_STATE, TRACKER, Checkpoint, iteration_name
+from trainers.megatron.world import agree, is_rank_zero
+
+_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingState:
+    """What a checkpoint holds, beside the random states."""
+
+    args: argparse.Namespace
+    module: nn.Module
+    optimizer: MegatronOptimizer
+    scheduler: OptimizerParamScheduler
+
+
+def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
+    """Write ``directory/iter_{rollout_id:07d}``, then the tracker. A collective.
+
+    Everything is written beside its place and renamed, so that what the tracker names is whole. Raises StorageFailed
+    on all ranks, naming the directory.
+    """
+    staging = directory / f".saving-{rollout_id}"
+    _on_rank_zero(directory, lambda: _prepare(directory, staging))
+    failure: Exception | None = None
+    try:
+        with _local_results_queue(), _argument(state.args, "save", str(staging)):
+            save_checkpoint(rollout_id, [state.module], state.optimizer, state.scheduler, 0)
+    except Exception as error:
+        failure = error
+    _raise_together(directory, failure)
+    _on_rank_zero(directory, lambda: _publish(directory, staging, rollout_id, extra_state))
+    return directory / iteration_name(rollout_id)
+
+
+def load(state: TrainingState, checkpoint: Checkpoint) -> dict[str, Any] | None:
+    """Restore everything that was saved; returns its extra state, None when it has none. A collective.
+
+    Raises CheckpointInvalid when it does not fit the model or cannot be read.
+    """
+    with (
+        _argument(state.args, "load", str(checkpoint.directory)),
+        _argument(state.args, "ckpt_step", checkpoint.iteration),
+    ):
+        try:
+            load_checkpoint([state.module], state.optimizer, state.scheduler)
+        except (Exception, SystemExit) as error:  # Megatron exits for what it cannot read
+            raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {error}") from error
+    return read_extra_state(checkpoint)
+
+
+def read_extra_state(checkpoint: Checkpoint) -> dict[str, Any] | None:
+    path = checkpoint.path / EXTRA_STATE
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointInvalid(f"{path} is not JSON: {error}") from error
+
+
+def _prepare(directory: Path, staging: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    for left_behind in directory.glob(".saving-*"):
+        shutil.rmtree(left_behind)
+    staging.mkdir()
+
+
+def _publish(directory: Path, staging: Path, rollout_id: int, extra_state: dict[str, Any]) -> None:
+    name = iteration_name(rollout_id)
+    _write_durably(staging / name / EXTRA_STATE, json.dumps(extra_state))
+    target = directory / name
+    if target.exists():  # saved before its tracker was lost, or by a run whose tracker was taken away
+        target.rename(staging / f"{name}.old")
+    (staging / name).rename(target)
+    _sync(directory)
+    tracker = directory / f".{TRACKER}"
+    _write_durably(tracker, str(rollout_id))
+    tracker.replace(directory / TRACKER)
+    _sync(directory)
+    shutil.rmtree(staging)
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _on_rank_zero(directory: Path, do: Any) -> None:
+    failure: OSError | None = None
+    if is_rank_zero():
+        try:
+            do()
+        except OSError as error:
+            failure = error
+    if (said := agree(failure)) is not None:
+        raise StorageFailed(f"the checkpoint directory {directory} cannot be written: {said}") from failure
+
+
+def _raise_together(directory: Path, failure: Exception | None) -> None:
+    """Every rank raises when one failed: another would go on to the next collective and wait there."""
+    told: list[tuple[bool, str] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, None if failure is None else (_is_storage(failure), str(failure)))
+    failures = [each for each in told if each is not None]
+    if not failures:
+        return
+    for is_storage, text in failures:
+        if is_storage:
+            raise StorageFailed(f"the checkpoint directory {directory} cannot be written: {text}") from failure
+    raise failure or RuntimeError(f"another rank could not save to {directory}: {failures[0][1]}")
+
+
+def _is_storage(error: BaseException) -> bool:
+    """Megatron and torch wrap what the file system said, sometimes as text alone."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in _STORAGE_ERRORS:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    text = "".join(traceback.format_exception(error))
+    return any(os.strerror(code) in text for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)) or (
+        "unexpected pos" in text  # torch's zip writer, when a write came short
+    )
+
+
+@contextlib.contextmanager
+def _local_results_queue() -> Iterator[None]:
+    """A save in this process needs no queue between processes, whose start takes 7 to 18 s."""
+    results: queue.Queue[Any] = queue.Queue()
+    with mock.patch.object(filesystem_async, "get_write_results_queue", lambda *_: results):
+        yield
+
+
+@contextlib.contextmanager
+def _argument(args: argparse.Namespace, name: str, value: Any) -> Iterator[None]:
+    """Megatron reads where to save and load from its global arguments."""
+    before = getattr(args, name)
+    setattr(args, name, value)
+    try:
+        yield
+    finally:
+        setattr(args, name, before)

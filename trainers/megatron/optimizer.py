@@ -1,0 +1,82 @@
+"""Megatron's optimizer with torch's Adam, made to save and load what it holds.
+
+Megatron's distributed optimizer is written for the fused Adam of Apex or Transformer Engine. With torch's, which keeps
+a ``step`` tensor per parameter, five things go wrong around checkpoints; each has a test.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+import torch
+from megatron.core.optimizer import MegatronOptimizer
+from megatron.core.optimizer.distrib_optimizer import HAVE_APEX_OR_TE, DistributedOptimizer
+from megatron.core.optimizer.optimizer import ChainedOptimizer
+
+
+def prepare(optimizer: MegatronOptimizer) -> None:
+    """Call once on a new optimizer, before anything is saved, loaded or stepped."""
+    if HAVE_APEX_OR_TE:
+        return
+    for part in _parts(optimizer):
+        allocate_state(part)
+        if isinstance(part, DistributedOptimizer):
+            _Repairs(part).install()
+
+
+def _parts(optimizer: MegatronOptimizer) -> Iterator[MegatronOptimizer]:
+    if isinstance(optimizer, ChainedOptimizer):
+        for part in optimizer.chained_optimizers:
+            yield from _parts(part)
+    elif not getattr(optimizer, "is_stub_optimizer", False):
+        yield optimizer
+
+
+def allocate_state(optimizer: MegatronOptimizer) -> None:
+    """Adam's state at step 0.
+
+    Defect 1: the distributed optimizer's ``state_dict()`` takes a step for granted, and with it every load into a fresh
+    process; the plain optimizer writes no moments before the first step, and the load of that checkpoint then fails.
+    """
+    adam = cast(torch.optim.Optimizer, optimizer.optimizer)
+    if not isinstance(adam, torch.optim.Adam | torch.optim.AdamW):
+        return
+    for group in adam.param_groups:
+        for parameter in group["params"]:
+            if not adam.state[parameter]:
+                adam.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
+class _Repairs:
+    """Replaces two methods of one optimizer."""
+
+    def __init__(self, optimizer: DistributedOptimizer):
+        self._optimizer = optimizer
+        self._load = optimizer.load_state_dict
+        self._set = optimizer._set_main_param_and_optimizer_states
+
+    def install(self) -> None:
+        optimizer: Any = self._optimizer
+        optimizer.load_state_dict = self.load_state_dict
+        optimizer._set_main_param_and_optimizer_states = self.set_states
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Defect 2: all parameters come to share one step tensor, which every parameter's update then advances."""
+        self._load(state_dict)
+        for state in self._adam.state.values():
+            state["step"] = state["step"].clone()
+
+    @torch.no_grad()  # defect 5: in float32 the main parameter is a leaf, and is written in place
+    def set_states(self, model_parameter: torch.nn.Parameter, tensors: Mapping[str, Any]) -> None:
+        """Defects 3 and 4: the step, which :meth:`load_state_dict` has set from the parameter groups, is asked for a
+        second time; one format does not have it, the other has a 0 that was never loaded."""
+        group, order = self._optimizer.model_param_group_index_map[model_parameter]
+        state = self._adam.state[self._adam.param_groups[group]["params"][order]]
+        self._set(model_parameter, {**tensors, "step": state["step"]})
+
+    @property
+    def _adam(self) -> torch.optim.Optimizer:
+        return cast(torch.optim.Optimizer, self._optimizer.optimizer)

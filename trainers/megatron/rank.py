@@ -1,0 +1,184 @@
+"""One rank of the trainer, inside its process: every call is a collective of all ranks."""
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+from megatron.core.distributed import finalize_model_grads
+from megatron.core.enums import ModelType
+from megatron.core.optimizer import get_megatron_optimizer
+from megatron.core.utils import get_model_config
+from megatron.training.training import get_megatron_optimizer_config, get_model, get_optimizer_param_scheduler
+from torch import Tensor
+
+from trainers.config import RunConfig
+from trainers.megatron import checkpoint, world
+from trainers.megatron.args import megatron_args
+from trainers.megatron.device import DeviceType, megatron_device
+from trainers.megatron.hf.config import read_hf_config
+from trainers.megatron.hf.export import export_hf
+from trainers.megatron.hf.gather import iter_hf
+from trainers.megatron.hf.layout import hf_shapes
+from trainers.megatron.hf.load import load_hf
+from trainers.megatron.model import Policy, build_model, named_parameters, vocab_shard
+from trainers.megatron.optimizer import prepare
+from trainers.megatron.packing import pack
+from trainers.megatron.start import Checkpoint
+from trainers.megatron.step import PolicyLoss, RolloutTrainer
+from trainers.protocols import StepStats, TrainBatch, TrainerState
+
+log = logging.getLogger(__name__)
+
+
+class Rank:
+    """Model, optimizer and schedule of one rank. One per process: Megatron's state is global."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        *,
+        rank: int,
+        world_size: int,
+        device: DeviceType,
+        init_method: str,
+        begin: Checkpoint | None,
+    ):
+        """Meet the other ranks, build the model and load ``begin``, or the Hugging Face weights when it is None.
+
+        ``init_method`` as in ``torch.distributed.init_process_group``. Raises ConfigInvalid, ModelInvalid,
+        CheckpointInvalid or TrainerLost.
+        """
+        self._device: DeviceType = device
+        self._hf = read_hf_config(Path(config.model.hf_checkpoint))
+        self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
+        with megatron_device(device):
+            world.join(
+                self._args,
+                init_method=init_method,
+                timeout_s=max(config.trainer.start_timeout_s, config.trainer.step_timeout_s),
+            )
+            self._build(config, begin)
+
+    def _build(self, config: RunConfig, begin: Checkpoint | None) -> None:
+        args, started = self._args, time.perf_counter()
+
+        def provider(pre_process: bool, post_process: bool, config: Any = None, pg_collection: Any = None) -> Any:
+            return build_model(
+                args, self._hf, pre_process=pre_process, post_process=post_process, pg_collection=pg_collection
+            )
+
+        [module] = get_model(provider, ModelType.encoder_or_decoder)
+        self._parameters = named_parameters(module)
+        if begin is None:
+            load_hf(
+                self._hf,
+                self._parameters,
+                tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+                tp_size=parallel_state.get_tensor_model_parallel_world_size(),
+                padded_vocab_size=args.padded_vocab_size,
+            )
+        # After the weights are there: the optimizer copies them into its float32 main parameters.
+        optimizer_config, overrides = get_megatron_optimizer_config(args)
+        optimizer = get_megatron_optimizer(
+            optimizer_config, [module], config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
+        )
+        prepare(optimizer)
+        scheduler = get_optimizer_param_scheduler(optimizer)
+        model_config = get_model_config(module)
+        model_config.grad_scale_func = optimizer.scale_loss
+        model_config.finalize_model_grads_func = finalize_model_grads
+        if args.overlap_grad_reduce:
+            model_config.no_sync_func = module.no_sync
+        self._state = checkpoint.TrainingState(args, module, optimizer, scheduler)
+        extra_state = checkpoint.load(self._state, begin) if begin is not None else None
+        self._train = RolloutTrainer(
+            policy=Policy(
+                module,
+                vocab_shard(args.padded_vocab_size, self._hf.vocab_size),
+                config.rollout.sampling.temperature,
+            ),
+            loss=PolicyLoss(config.algorithm),
+            optimizer=optimizer,
+            scheduler=scheduler,
+            global_batch_size=config.global_batch_size,
+            data_parallel_group=parallel_state.get_data_parallel_group(),
+        )
+        self.state = TrainerState(
+            next_rollout_id=0 if begin is None else begin.next_rollout_id,
+            extra_state=extra_state,
+            num_parameters=self._num_parameters(),
+            loaded_from=str(self._hf.directory if begin is None else begin.path),
+        )
+        log.info("model ready after %.1f s, from %s", time.perf_counter() - started, self.state.loaded_from)
+
+    def step(self, batch: TrainBatch) -> StepStats:
+        """Train on one rollout; the stats are those of all ranks together."""
+        started = time.perf_counter()
+        data_rank = parallel_state.get_data_parallel_rank()
+        with megatron_device(self._device):
+            steps = [
+                [pack([batch.samples[i] for i in members], self._device) for members in step[data_rank]]
+                for step in batch.plan.steps
+            ]
+            stats = self._train(steps)
+        log.info("rollout %d: %.3f s, %s", batch.rollout_id, time.perf_counter() - started, stats.metrics)
+        return stats
+
+    def log_probs(self, batch: TrainBatch) -> list[Tensor]:
+        """The policy's log-probabilities of the responses in this rank's micro-batches, in the plan's order: [R] per
+        sample, float32, on the CPU."""
+        data_rank = parallel_state.get_data_parallel_rank()
+        found: list[Tensor] = []
+        with megatron_device(self._device), torch.no_grad():
+            for step in batch.plan.steps:
+                for members in step[data_rank]:
+                    packed = pack([batch.samples[i] for i in members], self._device)
+                    values, _ = self._train.policy.log_probs(packed)
+                    found += values.cpu().split(packed.cu_responses.diff().tolist())
+        return found
+
+    def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
+        with megatron_device(self._device):
+            return checkpoint.save(self._state, rollout_id, directory, extra_state)
+
+    def export_hf(self, directory: Path) -> Path:
+        """A collective of all ranks; rank 0 writes."""
+        failure: Exception | None = None
+        with megatron_device(self._device):
+            if world.is_rank_zero():
+                try:
+                    export_hf(self._hf, self.named_tensors(), directory)
+                except Exception as error:
+                    failure = error
+            else:
+                self.assist()
+            said = world.agree(failure)
+        if failure is not None:
+            raise failure
+        if said is not None:
+            raise RuntimeError(f"rank 0 could not export: {said}")
+        return directory
+
+    def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """The policy under Hugging Face's names. All ranks of rank 0's tensor-parallel group iterate to the end."""
+        group = parallel_state.get_tensor_model_parallel_group()
+        return iter_hf(self._hf, self._parameters, group)
+
+    def assist(self) -> None:
+        """Take part while rank 0 reads :meth:`named_tensors`; a replica of another group has nothing to do."""
+        if parallel_state.get_data_parallel_rank() == 0:
+            with megatron_device(self._device):
+                for _ in self.named_tensors():
+                    pass
+
+    def close(self) -> None:
+        with megatron_device(self._device):
+            world.leave()
+
+    def _num_parameters(self) -> int:
+        """Of the whole model, without the vocabulary's padding."""
+        return sum(int(torch.Size(shape).numel()) for shape in hf_shapes(self._hf).values())

@@ -1,0 +1,65 @@
+"""The process group, Megatron's parallel groups and its global state: once per process."""
+
+import argparse
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
+from megatron.core.num_microbatches_calculator import destroy_num_microbatches_calculator
+from megatron.core.rerun_state_machine import RerunMode, destroy_rerun_state_machine, initialize_rerun_state_machine
+from megatron.training.global_vars import destroy_global_vars, set_global_variables
+from megatron.training.initialize import _set_random_seed
+
+from trainers.errors import TrainerLost
+
+
+def join(args: argparse.Namespace, *, init_method: str, timeout_s: float) -> None:
+    """Meet the other ranks. Raises TrainerLost when they have not come within ``timeout_s``; that also bounds any
+    later collective."""
+    args.local_rank = 0  # each rank sees its own GPU alone
+    if args.distributed_backend == "nccl":
+        torch.cuda.set_device(args.local_rank)
+    try:
+        dist.init_process_group(
+            args.distributed_backend,
+            init_method=init_method,
+            rank=args.rank,
+            world_size=args.world_size,
+            timeout=timedelta(seconds=timeout_s),
+        )
+    except dist.DistError as error:
+        raise TrainerLost(
+            f"rank {args.rank} waited {timeout_s:.0f} s for {args.world_size} ranks at {init_method}: {error}"
+        ) from error
+    set_global_variables(args, build_tokenizer=False)
+    parallel_state.initialize_model_parallel(
+        args.tensor_model_parallel_size,
+        create_gloo_process_groups=args.use_gloo_process_groups,
+        distributed_timeout_minutes=args.distributed_timeout_minutes,
+    )
+    # Its checks belong to Megatron's own training loop, and fail outside it.
+    initialize_rerun_state_machine(mode=RerunMode.DISABLED)
+    _set_random_seed(args.seed)
+
+
+def leave() -> None:
+    """Undo :func:`join`, as far as it came."""
+    if parallel_state.is_initialized():
+        parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    destroy_rerun_state_machine()
+    destroy_global_vars()
+    destroy_num_microbatches_calculator()
+
+
+def agree(error: BaseException | None) -> str | None:
+    """Tell all ranks how something went that rank 0 alone did: its error's text, or None. A collective."""
+    told: list[str | None] = [None if error is None else str(error)]
+    dist.broadcast_object_list(told, src=0)
+    return told[0]
+
+
+def is_rank_zero() -> bool:
+    return dist.get_rank() == 0
