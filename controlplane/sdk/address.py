@@ -1,0 +1,41 @@
+"""Where the API is, and the key it asks for."""
+
+import json
+import os
+from dataclasses import dataclass
+
+from controlplane.sdk.errors import NotReachable
+from controlplane.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    url: str
+    api_key: str
+
+
+def find_address(url: str | None = None, api_key: str | None = None) -> Address:
+    """What is given, else ``ROLLWAY_URL`` and ``ROLLWAY_API_KEY``, else what ``rollway up`` left in the home.
+
+    Raises NotReachable, which says how to go on."""
+    settings = Settings.from_environment()
+    url = url or os.environ.get("ROLLWAY_URL") or _url_of_home(settings)
+    api_key = api_key or os.environ.get("ROLLWAY_API_KEY") or _key_of_home(settings)
+    return Address(url.rstrip("/"), api_key)
+
+
+def _url_of_home(settings: Settings) -> str:
+    path = settings.home / "endpoint.json"
+    try:
+        return str(json.loads(path.read_text())["url"])
+    except (OSError, ValueError, KeyError):
+        raise NotReachable(
+            f"no Rollway is up in {settings.home}: start one with 'rollway up', or set ROLLWAY_URL"
+        ) from None
+
+
+def _key_of_home(settings: Settings) -> str:
+    try:
+        return settings.api_key_path.read_text().strip()
+    except OSError:
+        raise NotReachable(f"no API key in {settings.api_key_path}: set ROLLWAY_API_KEY") from None
