@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
 
 from controlplane import failures
-from controlplane.auth import AttemptTokens, api_key_required
+from controlplane.auth import API_KEY_SCHEME, ApiKeyGate, AttemptTokens
 from controlplane.checkpoints.endpoints import checkpoints_router
 from controlplane.cluster.base import Cluster, ClusterUnavailable
 from controlplane.db import Database
@@ -58,6 +58,7 @@ def create_app(
     database = Database(database_url)
     changes = Changes()
     upstream = Upstream()
+    snapshots = JobSnapshots(database, public_url)
     reconciler = Reconciler(
         database=database,
         reconciler=JobReconciler(
@@ -80,6 +81,7 @@ def create_app(
         finally:
             await reconciler.drain()
             await upstream.close()
+            await snapshots.close()
             await database.close()
 
     app = FastAPI(
@@ -90,8 +92,8 @@ def create_app(
         generate_unique_id_function=_operation_id,
     )
     failures.install(app)
-    with_key: dict[str, Any] = {"dependencies": [Depends(api_key_required(api_key))], "responses": _ERRORS}
-    snapshots = JobSnapshots(database, public_url)
+    app.add_middleware(ApiKeyGate, api_key=api_key)
+    with_key: dict[str, Any] = {"responses": _ERRORS}
     app.include_router(jobs_router(database, JobService(database, changes), snapshots), **with_key)
     app.include_router(events_router(database, changes), **with_key)
     app.include_router(metrics_router(database), **with_key)
@@ -99,11 +101,23 @@ def create_app(
     app.include_router(proxy_router(database, upstream), **with_key)
     app.include_router(reports_router(Ingest(database, changes)), responses=_ERRORS)
     _add_health(app, database, cluster)
+    _document_api_key(app)
     return app
 
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
+
+
+def _document_api_key(app: FastAPI) -> None:
+    """The gate stands before the routes, where FastAPI does not see it."""
+    document = app.openapi()
+    schemes = document.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes[API_KEY_SCHEME] = {"type": "http", "scheme": "bearer", "description": "The installation's API key."}
+    for path, operations in document["paths"].items():
+        if ApiKeyGate.guards(path):
+            for operation in operations.values():
+                operation["security"] = [{API_KEY_SCHEME: []}]
 
 
 def _add_health(app: FastAPI, database: Database, cluster: Cluster) -> None:

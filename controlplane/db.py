@@ -105,6 +105,44 @@ class Database:
         await self._engine.dispose()
 
 
+class Lookup:
+    """One statement that is asked very often, on a connection of its own: a tenth of a session's cost.
+
+    For one asker at a time.
+    """
+
+    def __init__(self, database_url: str, statement: str) -> None:
+        self._url = database_url
+        self._statement = statement
+        self._connection: Any = None
+
+    async def fetch(self, *arguments: Any) -> list[Any]:
+        """The rows. A connection that was lost since the last time is opened anew, once."""
+        with translated():
+            reused = self._connection is not None and not self._connection.is_closed()
+            try:
+                return await self._fetch(arguments)
+            except Exception as error:
+                if not (reused and is_away(error)):
+                    raise
+            return await self._fetch(arguments)
+
+    async def _fetch(self, arguments: tuple[Any, ...]) -> list[Any]:
+        if self._connection is None or self._connection.is_closed():
+            self._connection = await connect(self._url)
+        try:
+            return await self._connection.fetch(self._statement, *arguments)
+        except BaseException:  # whatever it was, the connection may be in the middle of something
+            self._connection.terminate()
+            self._connection = None
+            raise
+
+    async def close(self) -> None:
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
 class translated:
     """Turns the drivers' ways of saying "no database" into DatabaseUnavailable."""
 

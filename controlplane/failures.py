@@ -30,9 +30,13 @@ def answer(status: int, code: str, message: str, fields: tuple[FieldError, ...] 
     return JSONResponse(view.model_dump(mode="json"), status, headers)
 
 
+def respond(error: ControlPlaneError) -> JSONResponse:
+    return answer(error.status, error.code, error.message, error.fields)
+
+
 async def _known(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, ControlPlaneError)
-    return answer(error.status, error.code, error.message, error.fields)
+    return respond(error)
 
 
 async def _invalid(request: Request, error: Exception) -> JSONResponse:

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response, status
+from fastapi import APIRouter, Header, Query, Request, Response, status
 
 from controlplane.auth import AttemptCredentials, bearer
 from controlplane.db import Database
@@ -14,6 +14,15 @@ from controlplane.jobs.snapshots import JobSnapshots, job_summary
 from controlplane.jobs.spec import JobSpec
 from controlplane.jobs.states import JobState
 from trainers.reports import ReportBatch, ReportReply
+
+# Read from the request by hand: it is the route that is polled, and a declared header costs a tenth of the answer.
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "The `ETag` of the last answer.",
+}
 
 
 def jobs_router(database: Database, service: JobService, snapshots: JobSnapshots) -> APIRouter:
@@ -49,9 +58,11 @@ def jobs_router(database: Database, service: JobService, snapshots: JobSnapshots
         "/{job_id}",
         response_model=JobView,
         responses={304: {"description": "The job is as `If-None-Match` knows it."}},
+        openapi_extra={"parameters": [_IF_NONE_MATCH]},
     )
-    async def get_job(job_id: str, if_none_match: Annotated[str | None, Header()] = None) -> Response:
+    async def get_job(job_id: str, request: Request) -> Response:
         """One job, whole. Polling with `If-None-Match` costs next to nothing while nothing changes."""
+        if_none_match = request.headers.get("if-none-match")
         snapshot = await snapshots.get(job_id)
         headers = {"ETag": snapshot.etag, "Cache-Control": "no-cache"}
         if if_none_match is not None and matches(if_none_match, snapshot.etag):

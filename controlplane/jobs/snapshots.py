@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import orjson
 from sqlalchemy import select
 
-from controlplane.db import Database
+from controlplane.db import Database, Lookup
 from controlplane.errors import NotFound
 from controlplane.jobs import repository as jobs
 from controlplane.jobs.models import AttemptRow, JobRow
@@ -32,6 +32,7 @@ class Snapshot:
 class JobSnapshots:
     def __init__(self, database: Database, public_url: str) -> None:
         self._database = database
+        self._revisions = Lookup(database.url, "SELECT id, revision FROM jobs WHERE id = ANY($1::text[])")
         self._public_url = public_url.rstrip("/")
         self._kept: OrderedDict[str, Snapshot] = OrderedDict()
         self._asking: dict[str, list[asyncio.Future[int | None]]] = {}
@@ -54,6 +55,11 @@ class JobSnapshots:
                 self._kept.popitem(last=False)
         return fresh
 
+    async def close(self) -> None:
+        if self._round is not None:
+            await self._round
+        await self._revisions.close()
+
     async def _revision(self, job_id: str) -> int | None:
         future: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
         self._asking.setdefault(job_id, []).append(future)
@@ -66,9 +72,7 @@ class JobSnapshots:
         while self._asking:
             asking, self._asking = self._asking, {}
             try:
-                async with self._database.read() as session:
-                    statement = select(JobRow.id, JobRow.revision).where(JobRow.id.in_(asking))
-                    found = {row[0]: row[1] for row in await session.execute(statement)}
+                found: dict[str, int] = dict(await self._revisions.fetch(list(asking)))
             except BaseException as error:
                 self._settle(asking, error)
                 if not isinstance(error, Exception):

@@ -91,7 +91,8 @@ async def test_jobs_are_listed_newest_first_page_by_page_and_by_state(api: Api) 
         if after is None:
             break
     assert seen == ids[::-1]
-    await api.http.post(f"/v1/jobs/{ids[0]}/cancel")
+    driver = await api.driver(ids[0])
+    await driver.tell(driver.finished("cancelled_by_user"))
     await api.until(ids[0], "cancelled")
     listed = (await api.http.get("/v1/jobs", params={"state": "cancelled"})).json()["items"]
     assert [job["id"] for job in listed] == [ids[0]]
