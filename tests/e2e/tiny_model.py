@@ -14,19 +14,23 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tiny_model(directory: Path, *, seed: int = 0) -> Path:
-    """Write a random model, in float32, and its tokenizer; returns ``directory``."""
+def build_tiny_model(directory: Path, *, seed: int = 0, **shape: int) -> Path:
+    """Write a random model, in float32, and its tokenizer; returns ``directory``. ``shape``: other sizes, by the
+    names of Qwen3Config."""
     tokenizer = _tokenizer()
     tokenizer.save_pretrained(directory)
+    sizes = {
+        "vocab_size": 128,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": 512,
+    }
     config = Qwen3Config(
-        vocab_size=128,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
+        **(sizes | shape),
         tie_word_embeddings=False,
         # Wide, so that the distributions are far from uniform and a wrong weight shows.
         initializer_range=0.2,
