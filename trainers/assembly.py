@@ -1,7 +1,7 @@
 """The parts of one run: brought up in the order in which they can fail cheaply, and released whatever happens."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ class Run:
 
 
 @asynccontextmanager
-async def assembled(config: RunConfig, name: str, run_dir: Path, report: Reporter) -> AsyncIterator[Run]:
+async def assembled(config: RunConfig, name: str, run_dir: Path, report: Reporter) -> AsyncGenerator[Run]:
     """All parts of a run. What the user gave is checked before any accelerator is taken.
 
     ``name`` is the placement group's. While the body runs, an engine that is lost ends it with EngineLost.
@@ -115,7 +115,7 @@ async def assembled(config: RunConfig, name: str, run_dir: Path, report: Reporte
 
 
 @asynccontextmanager
-async def _watched(fleet: Fleet) -> AsyncIterator[None]:
+async def _watched(fleet: Fleet) -> AsyncGenerator[None]:
     """While the body runs, the loss of an engine cancels it and is raised in its place."""
     async with asyncio.TaskGroup() as tasks:
         watch = tasks.create_task(fleet.watch())

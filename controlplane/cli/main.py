@@ -1,0 +1,28 @@
+"""``rollway``: the command line."""
+
+import typer
+
+from controlplane.cli import jobs
+
+app = typer.Typer(
+    name="rollway",
+    help="Reinforcement-learning post-training of language models, as a service.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+JOBS = "Jobs"
+app.command(rich_help_panel=JOBS)(jobs.submit)
+app.command("follow", rich_help_panel=JOBS)(jobs.follow_job)
+app.command(rich_help_panel=JOBS)(jobs.jobs)
+app.command(rich_help_panel=JOBS)(jobs.show)
+app.command(rich_help_panel=JOBS)(jobs.events)
+app.command(rich_help_panel=JOBS)(jobs.metrics)
+app.command(rich_help_panel=JOBS)(jobs.checkpoints)
+app.command(rich_help_panel=JOBS)(jobs.chat)
+app.command(rich_help_panel=JOBS)(jobs.finish)
+app.command(rich_help_panel=JOBS)(jobs.cancel)
+
+if __name__ == "__main__":
+    app()
