@@ -37,7 +37,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 setup: $(VENV)/.installed ## install into .venv
 
 demo: setup ## train a small model end to end on this machine, and talk to it
-	@$(PYTHON) examples/quickstart/demo.py
+	@$(PYTHON) -m examples.quickstart.demo
 
 test: setup check ## everything: lint, types, unit, contract, service and end-to-end tests
 	@$(PYTHON) -m pytest tests/contract tests/service tests/e2e

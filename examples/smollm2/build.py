@@ -47,9 +47,7 @@ def _convert(directory: Path, target: Path) -> None:
     # The GGUF header swaps the two chat markers; the published tokenizer ends a turn with <|im_end|>.
     tokenizer.eos_token = tokenizer.pad_token = "<|im_end|>"
     tokenizer.model_max_length = 8192
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, gguf_file=GGUF, dtype=torch.bfloat16
-    )
+    model = AutoModelForCausalLM.from_pretrained(directory, gguf_file=GGUF, dtype=torch.bfloat16)
     model.config.dtype = torch.bfloat16
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config

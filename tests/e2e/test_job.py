@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples.quickstart.build import build
-from examples.quickstart.spec import job_spec
+from examples.quickstart.job import spec as job_spec
 from tests.e2e.service import Service
 
 pytestmark = pytest.mark.timeout(600)
