@@ -1,12 +1,19 @@
-"""The job that teaches the model of ``build.py`` its sums, with the hyper-parameters that were found to work."""
+"""The job that teaches the model of ``build.py`` its sums, with hyper-parameters that were found by trying.
+
+What matters, in order: an entropy bonus (without it the policy settles on a few frequent answers and stops
+trying others); every question in every rollout, many times each (a group that holds no right answer teaches
+nothing); several small optimizer steps per rollout.
+"""
 
 from pathlib import Path
 from typing import Any
 
+from examples.quickstart.build import NUMBERS
+
 
 def spec(directory: Path) -> dict[str, Any]:
-    """A job spec for the model and data that ``build`` wrote to ``directory``: two engines' worth of work on two
-    CPU cores, 45 rollouts of 512 answers."""
+    """A job spec for the model and data that ``build`` wrote to ``directory``: one training process and one
+    engine on the CPU, and 512 answers of at most two tokens per rollout."""
     return {
         "resources": {"accelerator": "cpu"},
         "model": {"hf_checkpoint": str(directory / "model")},
@@ -18,18 +25,13 @@ def spec(directory: Path) -> dict[str, Any]:
         },
         "rollout": {
             "num_rollouts": 45,
-            "rollout_batch_size": 32,
-            "n_samples_per_prompt": 16,
+            "rollout_batch_size": len(NUMBERS) ** 2,
+            "n_samples_per_prompt": 32,
             "sampling": {"temperature": 1.0, "max_new_tokens": 2},
             "reward": {"type": "exact_match"},
             "timeout_s": 300,
         },
-        "algorithm": {"name": "grpo", "entropy_coef": 0.03},
-        "trainer": {
-            "dtype": "float32",
-            "global_batch_size": 128,
-            "lr": 1e-3,
-            "adam_beta2": 0.98,
-        },
+        "algorithm": {"name": "grpo", "entropy_coef": 0.08},
+        "trainer": {"dtype": "float32", "global_batch_size": 128, "lr": 5e-4},
         "engine": {"dtype": "float32"},
     }
