@@ -162,7 +162,8 @@ def is_away(error: BaseException) -> bool:
         return error.connection_invalidated or code.startswith(_AWAY)
     if isinstance(error, asyncpg.PostgresError):
         return str(getattr(error, "sqlstate", None) or "").startswith(_AWAY)
-    return isinstance(error, OSError | asyncpg.InterfaceError)
+    # asyncpg's word for a value that it cannot send is an InterfaceError too, and a ValueError.
+    return isinstance(error, OSError | asyncpg.InterfaceError) and not isinstance(error, ValueError)
 
 
 def _first_line(error: BaseException) -> str:

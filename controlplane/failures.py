@@ -47,7 +47,7 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         reason = first.get("ctx", {}).get("error", "invalid")
         return answer(400, "invalid_json", f"the body is not JSON: {reason} at character {first['loc'][-1]}")
     in_body = [each | {"loc": each["loc"][1:]} for each in errors if each["loc"][0] == "body"]
-    if any(not each["loc"] for each in in_body):
+    if any(not each["loc"] and each["type"] != "value_error" for each in in_body):
         return answer(422, "invalid", "send a JSON object, with Content-Type: application/json")
     model = _body_model(request)
     fields = field_errors(in_body, model) if model else ()

@@ -4,7 +4,7 @@ import time
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 
 from controlplane.db import Database
 from controlplane.events import repository as events
@@ -39,7 +39,8 @@ def events_router(database: Database, changes: Changes) -> APIRouter:
     @router.get("/events")
     async def list_events(
         job_id: str,
-        after: Annotated[int, Query(ge=0, description="`next` of the page before.")] = 0,
+        request: Request,
+        after: Annotated[int, Query(ge=0, lt=2**63, description="`next` of the page before.")] = 0,
         limit: Annotated[int, Query(ge=1, le=1000)] = 200,
         wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for an event, if there is none.")] = 0,
     ) -> EventList:
@@ -50,7 +51,7 @@ def events_router(database: Database, changes: Changes) -> APIRouter:
                 state = JobState((await jobs.get(session, job_id)).state)
                 rows = await events.page(session, job_id, after=after, limit=limit)
             left = deadline - time.monotonic()
-            if rows or state.final or left <= 0:
+            if rows or state.final or left <= 0 or await request.is_disconnected():
                 items = [EventView.model_validate(row) for row in rows]
                 return EventList(items=items, next=items[-1].id if items else after)
             await changes.wait(job_id, min(left, _LOOK_S))

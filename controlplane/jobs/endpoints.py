@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response, status
+from fastapi import APIRouter, Header, Path, Query, Request, Response, status
 
 from controlplane.auth import AttemptCredentials, bearer
 from controlplane.db import Database
@@ -44,7 +44,9 @@ def jobs_router(database: Database, service: JobService, snapshots: JobSnapshots
 
     @router.get("")
     async def list_jobs(
-        after: Annotated[str | None, Query(description="The id of the last job of the page before.")] = None,
+        after: Annotated[
+            str | None, Query(pattern="^job_[0-9a-z]{20}$", description="The id of the last job of the page before.")
+        ] = None,
         limit: Annotated[int, Query(ge=1, le=200)] = 50,
         state: Annotated[list[JobState] | None, Query(description="Only jobs in these states.")] = None,
     ) -> JobList:
@@ -87,7 +89,7 @@ def reports_router(ingest: Ingest) -> APIRouter:
 
     @router.post("/{job_id}/{attempt}/reports")
     async def take_reports(
-        job_id: str, attempt: int, batch: ReportBatch, credentials: AttemptCredentials
+        job_id: str, attempt: Annotated[int, Path(ge=1, lt=2**31)], batch: ReportBatch, credentials: AttemptCredentials
     ) -> ReportReply:
         """What an attempt's driver reports; an empty batch is a heartbeat. Repeating a batch does no harm."""
         return await ingest.take(job_id, attempt, bearer(credentials), batch.reports)

@@ -146,8 +146,8 @@ async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report])
 
 
 def clean(text: str) -> str:
-    """Postgres stores no NUL, which a log's tail may well hold."""
-    return text.replace("\x00", "\ufffd")
+    """Postgres stores neither NUL, which a log's tail may well hold, nor half a surrogate pair."""
+    return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def storable(value: Any) -> Any:

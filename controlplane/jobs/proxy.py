@@ -14,6 +14,7 @@ from yarl import URL
 
 from controlplane.db import Database
 from controlplane.errors import BadGateway, BadRequest, Conflict, ControlPlaneError, NotFound
+from controlplane.jobs import repository as jobs
 from controlplane.jobs.models import JobRow
 from controlplane.jobs.schemas import ErrorBody, ErrorView
 from controlplane.jobs.states import JobState
@@ -74,6 +75,7 @@ def proxy_router(database: Database, upstream: Upstream) -> APIRouter:
 
 
 async def _endpoint(database: Database, job_id: str) -> tuple[str, float]:
+    jobs.check_id(job_id)
     timeout = JobRow.spec["engine"]["request_timeout_s"].as_float()
     async with database.read() as session:
         statement = select(JobRow.state, JobRow.router_url, timeout).where(JobRow.id == job_id)

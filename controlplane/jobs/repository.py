@@ -1,5 +1,6 @@
 """Statements on jobs and attempts. Each takes the caller's session; none waits on anything but the database."""
 
+import re
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from controlplane.jobs.spec import JobSpec
 from controlplane.jobs.states import ACTIVE, TRANSITIONS, JobState
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ID = re.compile(f"job_[{_ALPHABET}]{{20}}")
 
 
 def new_job_id() -> str:
@@ -55,13 +57,21 @@ async def by_idempotency_key(session: AsyncSession, key: str) -> JobRow | None:
 
 
 async def get(session: AsyncSession, job_id: str) -> JobRow:
+    check_id(job_id)
     return _found(job_id, (await session.scalars(select(JobRow).where(JobRow.id == job_id))).one_or_none())
 
 
 async def lock(session: AsyncSession, job_id: str) -> JobRow:
     """The job, held until the transaction ends: whoever writes events or state does this first."""
+    check_id(job_id)
     statement = select(JobRow).where(JobRow.id == job_id).with_for_update()
     return _found(job_id, (await session.scalars(statement)).one_or_none())
+
+
+def check_id(job_id: str) -> None:
+    """Raises NotFound for what cannot be an id, before it reaches Postgres, which refuses some characters."""
+    if _ID.fullmatch(job_id) is None:
+        raise NotFound(f"there is no job {job_id!r:.80}")
 
 
 def _found(job_id: str, job: JobRow | None) -> JobRow:
@@ -72,6 +82,7 @@ def _found(job_id: str, job: JobRow | None) -> JobRow:
 
 async def require(session: AsyncSession, job_id: str) -> None:
     """Raises NotFound unless the job exists."""
+    check_id(job_id)
     found = await session.scalar(select(JobRow.id).where(JobRow.id == job_id))
     if found is None:
         raise NotFound(f"there is no job {job_id}")

@@ -40,6 +40,7 @@ class JobSnapshots:
 
     async def get(self, job_id: str) -> Snapshot:
         """The job as it is now: never older than this call. Raises NotFound."""
+        jobs.check_id(job_id)
         revision = await self._revision(job_id)
         kept = self._kept.get(job_id)
         if kept is not None and kept.revision == revision:

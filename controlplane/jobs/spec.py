@@ -1,12 +1,13 @@
 """What a user submits: a run, and what only the control plane reads of it."""
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, Self, Union, cast
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from controlplane.errors import FieldError
 from trainers.config import RunConfig
@@ -21,9 +22,34 @@ class JobSpec(RunConfig):
     """How often the run may begin. A lost driver, engine or trainer costs one; the next goes on from the job's
     own checkpoints."""
 
+    @model_validator(mode="after")
+    def _can_be_stored(self) -> Self:
+        if found := next(_unstorable(self.model_dump(), ()), None):
+            raise ValueError(f"{found} holds what JSON in Postgres cannot: NUL, half a surrogate pair, NaN or infinity")
+        return self
+
     def run_config(self) -> dict[str, Any]:
         """The part that the driver reads: a RunConfig, as JSON."""
         return self.model_dump(mode="json", include=set(RunConfig.model_fields))
+
+
+def _unstorable(value: Any, at: tuple[int | str, ...]) -> Iterator[str]:
+    if isinstance(value, float):
+        bad = not math.isfinite(value)
+    elif isinstance(value, str):
+        bad = "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value)
+    else:
+        bad = False
+        inner: Iterator[tuple[Any, Any]] = iter(())
+        if isinstance(value, dict):
+            inner = iter(cast("dict[Any, Any]", value).items())
+            yield from (f"a key of {dotted(at)}" for key in cast("dict[Any, Any]", value) if any(_unstorable(key, at)))
+        elif isinstance(value, list | tuple):
+            inner = enumerate(cast("list[Any]", value))
+        for key, element in inner:
+            yield from _unstorable(element, (*at, key))
+    if bad:
+        yield dotted(at) or "the spec"
 
 
 def field_errors(errors: Sequence[Any], model: type[BaseModel] = JobSpec) -> tuple[FieldError, ...]:

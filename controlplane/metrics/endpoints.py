@@ -33,7 +33,7 @@ def metrics_router(database: Database) -> APIRouter:
     @router.get("/metrics")
     async def list_metrics(
         job_id: str,
-        after: Annotated[int, Query(ge=-1, description="Rollouts behind this one; -1: all.")] = -1,
+        after: Annotated[int, Query(ge=-1, lt=2**31, description="Rollouts behind this one; -1: all.")] = -1,
         limit: Annotated[int, Query(ge=1, le=5000)] = 1000,
     ) -> MetricsList:
         """The job's finished rollouts in order, each once."""

@@ -28,6 +28,13 @@ async def test_every_wrong_field_is_named_with_the_nearest_known_one(api: Api) -
     assert found == {"modle": "model", "trainer.llr": "trainer.lr", "rollout.num_rollouts": None}
 
 
+async def test_fields_that_contradict_each_other_are_refused_with_both(api: Api) -> None:
+    response = await api.http.post("/v1/jobs", json=spec(trainer={"global_batch_size": 5}))
+    assert response.status_code == 422
+    message = response.json()["error"]["message"]
+    assert "trainer.global_batch_size (5) must divide" in message
+
+
 async def test_a_body_that_is_not_json_is_refused_with_the_position(api: Api) -> None:
     response = await api.http.post("/v1/jobs", content=b'{"model": ', headers={"Content-Type": "application/json"})
     assert response.status_code == 400
@@ -78,6 +85,23 @@ async def test_unknown_things_and_methods_answer_in_the_one_error_shape(api: Api
     response = await api.http.get("/v1/jobs", params={"limit": 0})
     assert response.status_code == 422
     assert response.json()["error"]["fields"][0]["path"] == "limit"
+
+
+async def test_characters_that_postgres_refuses_are_answered_like_any_other_wrong_input(api: Api) -> None:
+    good = await api.submit()
+    replies = await asyncio.gather(
+        api.http.get("/v1/jobs/job_%00"), api.http.get(f"/v1/jobs/{good}"), api.http.get("/v1/jobs/%00/events")
+    )
+    assert [reply.status_code for reply in replies] == [404, 200, 404]
+    assert (await api.http.get("/v1/jobs/x%00/openai/v1/models")).status_code == 404
+    assert (await api.http.get("/v1/jobs", params={"after": "\x00"})).status_code == 422
+    assert (await api.http.post("/v1/jobs", json=spec(name="a\x00b"))).status_code == 422
+    nan = b'{"engine": {"sglang": {"x": NaN}}, "model": {"hf_checkpoint": "m"}, "data": {"prompt_data": "d"}, '
+    nan += b'"rollout": {"num_rollouts": 1, "rollout_batch_size": 1}}'
+    response = await api.http.post("/v1/jobs", content=nan, headers={"Content-Type": "application/json"})
+    assert response.status_code == 422, response.text
+    assert "engine.sglang.x" in response.text
+    assert (await api.http.post(f"/v1/attempts/{good}/99999999999/reports", json={"reports": []})).status_code == 422
 
 
 async def test_jobs_are_listed_newest_first_page_by_page_and_by_state(api: Api) -> None:

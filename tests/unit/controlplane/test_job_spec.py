@@ -61,6 +61,12 @@ def test_an_option_that_the_system_owns_names_the_field_to_use() -> None:
     assert "resources.rollout_num_gpus_per_engine" in wrong(engine={"sglang": {"tp_size": 2}})["engine"].message
 
 
+@pytest.mark.parametrize("value", ["a\x00b", "\ud800", float("nan"), float("inf")])
+def test_what_the_database_cannot_hold_is_refused_by_path(value: object) -> None:
+    message = next(iter(wrong(engine={"sglang": {"option": [1, value]}}).values())).message
+    assert "engine.sglang.option[1] holds" in message
+
+
 def test_sizes_that_do_not_agree_are_refused_with_both_numbers() -> None:
     message = next(iter(wrong(trainer={"global_batch_size": 5}).values())).message
     assert "(5)" in message and "(16)" in message
