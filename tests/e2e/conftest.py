@@ -67,7 +67,7 @@ async def running(
 ) -> AsyncIterator[RunningFleet]:
     placement = await reserve(ResourcesConfig(placement_timeout_s=60.0), hardware, name="test-engines")
     fleet = Fleet(
-        EngineConfig(dtype="float32", start_timeout_s=240.0),
+        EngineConfig(dtype="float32", start_timeout_s=600.0),
         hardware,
         model_path=str(tiny_model),
         slots=placement.engine_slots,

@@ -27,6 +27,9 @@ from engines.types import FinishReason
 from tests.e2e.conftest import RunningFleet
 from tests.e2e.hf_trainer import HFTrainer
 
+# An engine alone takes half a minute to import what it needs, and minutes beside other work.
+pytestmark = pytest.mark.timeout(900)
+
 PROMPT = [40, 41, 42, 43]
 
 
