@@ -4,8 +4,7 @@ import argparse
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from megatron.core import parallel_state
+import torch.distributed as dist
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ class PolicyModel(GPTModel):
 
     def _preprocess(self, *args: Any, **kwargs: Any) -> Any:
         decoder_input, rotary, *rest = super()._preprocess(*args, **kwargs)
+        assert isinstance(rotary, Tensor)
         return decoder_input, rotary[kwargs["position_ids"][0]], *rest
 
 
@@ -31,7 +31,8 @@ def build_model(
     from megatron.training.arguments import core_transformer_config_from_args
 
     spec = get_gpt_layer_local_spec(qk_layernorm=hf.family.qk_layernorm, normalization=args.normalization)
-    spec.submodules.self_attention.submodules.core_attention = PackedAttention
+    layer: Any = spec.submodules
+    layer.self_attention.submodules.core_attention = PackedAttention
     model = PolicyModel(
         config=core_transformer_config_from_args(args),
         transformer_layer_spec=spec,
@@ -47,7 +48,7 @@ def build_model(
         pg_collection=pg_collection,
     )
     if (scaling := hf.rope_scaling) is not None:
-        rotary = model.rotary_pos_emb
+        rotary: Any = model.rotary_pos_emb
         rotary.inv_freq = rotary._apply_scaling(
             rotary.inv_freq,
             factor=scaling.factor,
@@ -58,9 +59,8 @@ def build_model(
     return model
 
 
-def vocab_shard(padded_vocab_size: int, vocab_size: int) -> VocabShard:
-    """This rank's columns of the logits."""
-    group = parallel_state.get_tensor_model_parallel_group()
+def vocab_shard(padded_vocab_size: int, vocab_size: int, group: dist.ProcessGroup) -> VocabShard:
+    """This rank's columns of the logits, which the tensor-parallel ``group`` shares."""
     width = padded_vocab_size // group.size()
     return VocabShard(start=group.rank() * width, width=width, vocab_size=vocab_size, group=group)
 
@@ -109,6 +109,5 @@ def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """By the names of the bare model, whatever it is wrapped in."""
     from megatron.core.utils import unwrap_model
 
-    bare = unwrap_model(module)
-    assert isinstance(bare, torch.nn.Module)
+    bare: Any = unwrap_model(module)
     return dict(bare.named_parameters())

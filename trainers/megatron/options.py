@@ -43,8 +43,8 @@ def destination(name: str) -> str:
 
 
 def to_argv(options: Mapping[str, Any]) -> list[str]:
-    """The command line that sets ``options``, by destination. Raises ConfigInvalid for an unknown name or a value that the option
-    cannot take; types and choices are left to the parser."""
+    """The command line that sets ``options``, by destination. Raises ConfigInvalid for an unknown name or a value
+    that the option cannot take; types and choices are left to the parser."""
     argv: list[str] = []
     for name, value in options.items():
         destination(name)
@@ -60,7 +60,7 @@ def _flags(name: str, value: Any, action: argparse.Action) -> list[str]:
             raise ConfigInvalid(f"trainer.megatron.{name}: must be true or false, not {value!r}")
         if isinstance(action, argparse.BooleanOptionalAction):
             return [flag for flag in action.option_strings if flag.startswith("--no-") is not value][:1]
-        return action.option_strings[:1] if value == getattr(action, "const", True) else []
+        return [action.option_strings[0]] if value == getattr(action, "const", True) else []
     if isinstance(value, bool):
         raise ConfigInvalid(f"trainer.megatron.{name}: takes a value, not {str(value).lower()}")
     flag = action.option_strings[0]

@@ -82,7 +82,8 @@ class Rank:
                 padded_vocab_size=args.padded_vocab_size,
             )
         # After the weights are there: the optimizer copies them into its float32 main parameters.
-        optimizer_config, overrides = get_megatron_optimizer_config(args)
+        optimizer_config: Any
+        optimizer_config, overrides = get_megatron_optimizer_config(args)  # pyright: ignore[reportGeneralTypeIssues]
         optimizer = get_megatron_optimizer(
             optimizer_config, [module], config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
         )
@@ -98,14 +99,14 @@ class Rank:
         self._train = RolloutTrainer(
             policy=Policy(
                 module,
-                vocab_shard(args.padded_vocab_size, self._hf.vocab_size),
+                vocab_shard(args.padded_vocab_size, self._hf.vocab_size, world.tensor_parallel_group()),
                 config.rollout.sampling.temperature,
             ),
             loss=PolicyLoss(config.algorithm),
             optimizer=optimizer,
             scheduler=scheduler,
             global_batch_size=config.global_batch_size,
-            data_parallel_group=parallel_state.get_data_parallel_group(),
+            data_parallel_group=world.data_parallel_group(),
         )
         self.state = TrainerState(
             next_rollout_id=0 if begin is None else begin.next_rollout_id,
@@ -165,8 +166,7 @@ class Rank:
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
         """The policy under Hugging Face's names. All ranks of rank 0's tensor-parallel group iterate to the end."""
-        group = parallel_state.get_tensor_model_parallel_group()
-        return iter_hf(self._hf, self._parameters, group)
+        return iter_hf(self._hf, self._parameters, world.tensor_parallel_group())
 
     def assist(self) -> None:
         """Take part while rank 0 reads :meth:`named_tensors`; a replica of another group has nothing to do."""

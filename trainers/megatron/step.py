@@ -129,7 +129,7 @@ class RolloutTrainer:
             forward_only=False,
         )
         lr = self.optimizer.param_groups[0]["lr"]
-        updated, grad_norm, _ = self.optimizer.step()
+        updated, grad_norm, _ = self.optimizer.step()  # pyright: ignore[reportGeneralTypeIssues]
         if updated:
             self.scheduler.step(increment=self.global_batch_size)
         total = torch.stack([each["sums"] for each in sums]).sum(0)

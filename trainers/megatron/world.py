@@ -2,6 +2,7 @@
 
 import argparse
 from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -63,3 +64,11 @@ def agree(error: BaseException | None) -> str | None:
 
 def is_rank_zero() -> bool:
     return dist.get_rank() == 0
+
+
+def tensor_parallel_group() -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group())
+
+
+def data_parallel_group() -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, parallel_state.get_data_parallel_group())

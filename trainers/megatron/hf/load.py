@@ -82,7 +82,8 @@ def load_hf(
             for name, tensor in zip(entry.hf, tensors, strict=True):
                 if tuple(tensor.shape) != shapes[name]:
                     raise ModelInvalid(
-                        f"{model.directory}: {name} has shape {tuple(tensor.shape)}, config.json asks for {shapes[name]}"
+                        f"{model.directory}: {name} has shape {tuple(tensor.shape)}, "
+                        f"config.json asks for {shapes[name]}"
                     )
             parameters[entry.megatron].copy_(
                 shard(entry, tensors, model, tp_rank=tp_rank, tp_size=tp_size, padded_vocab_size=padded_vocab_size)
