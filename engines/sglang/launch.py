@@ -8,8 +8,23 @@ that imports SGLang anyway. An option that the parser refuses ends the process w
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
+
+
+def _fork_workers() -> None:
+    """Let scheduler and detokenizer be forks of this process, which has imported everything already.
+
+    SGLang asks for spawned ones, as CUDA does not survive a fork; each then imports for twenty seconds of a core's time
+    what is here. Without CUDA nothing has been started yet that a fork would lose.
+    """
+    multiprocessing.set_start_method("fork", force=True)
+
+    def keep_fork(method: str | None, force: bool = False) -> None:
+        """SGLang's later wish for ``spawn``."""
+
+    multiprocessing.set_start_method = keep_fork  # type: ignore[method-assign]
 
 
 def main() -> None:
@@ -30,6 +45,8 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     server_args = prepare_server_args(argv)
+    if server_args.device == "cpu":
+        _fork_workers()
     try:
         run_server(server_args)
     finally:
