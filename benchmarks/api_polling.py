@@ -16,6 +16,7 @@ from statistics import quantiles
 
 import httpx
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from controlplane.app import create_app
@@ -54,11 +55,11 @@ def bare_app() -> FastAPI:
 
 def serve(database_url: str, ready: Connection) -> None:
     """Both applications, one process, one loop; only one is asked at a time."""
-    asyncio.run(_serve(database_url, ready))
+    uvloop.run(_serve(database_url, ready))
 
 
 async def _serve(database_url: str, ready: Connection) -> None:
-    home = Path(tempfile.mkdtemp(prefix="rollway-bench-"))
+    home = Path(tempfile.gettempdir()) / "rollway-bench"  # named, never written: the cluster is scripted
     settings = Settings(home, None, None, None, "127.0.0.1", 0, None, home / "runs")
     api = create_app(
         settings, database_url=database_url, api_key=API_KEY, cluster=ScriptedCluster(), public_url="http://127.0.0.1"

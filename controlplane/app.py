@@ -1,6 +1,8 @@
 """The API: its parts, how they are wired, and its life."""
 
 import asyncio
+import functools
+import gc
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -75,6 +77,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
+        _spare_the_collector()
         reconciler.start()
         try:
             yield
@@ -103,6 +106,14 @@ def create_app(
     _add_health(app, database, cluster)
     _document_api_key(app)
     return app
+
+
+@functools.cache  # once a process
+def _spare_the_collector() -> None:
+    """What was imported stays for good: without this, every full garbage collection walks all of it, and every
+    request in flight waits 0.1 s for that about twice a second under load."""
+    gc.collect()
+    gc.freeze()
 
 
 def _operation_id(route: APIRoute) -> str:
