@@ -46,7 +46,7 @@ class Router:
                 await self._wait_alive(process)
             except EngineStartError:
                 await process.stop()
-                if attempt == BIND_ATTEMPTS or "in use" not in process.last_lines():
+                if attempt == BIND_ATTEMPTS or "in use" not in process.last_lines(200):
                     raise
             else:
                 return
@@ -107,6 +107,9 @@ class Router:
         return {
             "host": self._host,
             "port": port,
+            # Its metrics have a default port, which two jobs on one node would fight over.
+            "prometheus_host": self._host,
+            "prometheus_port": free_port(self._host),
             # Independent prompts: an even split keeps all engines busy to the end of a rollout.
             "policy": "round_robin",
             # A request is retried by the client, which knows its id, and an engine's health is the fleet's to judge:
