@@ -1,0 +1,76 @@
+"""The head of a Ray cluster on this machine, as a process of ours that ends when a part of it does.
+
+    python -m controlplane.cluster.ray_head '{"ip": …, "directory": …, "ready": …, "ports": {…}, …}'
+
+What `ray start --head` would add is left out: autoscaler, Ray Client server and dashboard, some 400 MB and half of the
+start-up time, each on a well-known port that two homes would fight over. Every port is given: a raylet that has to find
+its own waits 15 s for its agents at most, which a busy machine exceeds.
+"""
+# pyright: standard, reportArgumentType=false
+# Ray's interface is untyped in parts, and wrong in others.
+
+import json
+import logging
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    ip: str
+    directory: str
+    """Logs, sockets and spilled objects; short, for the sockets' sake."""
+    ready: str
+    """This file is written once the cluster is up: ``{"address": "host:port"}``."""
+    num_cpus: int
+    object_store_memory: int
+    """Bytes."""
+    ports: dict[str, int]
+    """By the names of RayParams."""
+
+
+class _Head(Node):
+    def start_api_server(self, **_: Any) -> None:
+        """None: the API asks the GCS itself."""
+        self._webui_url = ""
+
+
+def main() -> int:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    config = HeadConfig(**json.loads(sys.argv[1]))
+    node: Any = _Head(
+        RayParams(
+            node_ip_address=config.ip,
+            temp_dir=config.directory,
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_memory,
+            include_dashboard=False,
+            no_monitor=True,
+            include_log_monitor=False,
+            **config.ports,
+        ),
+        head=True,
+        shutdown_at_exit=True,
+        spawn_reaper=False,
+    )
+    ready = Path(config.ready)
+    temporary = ready.with_suffix(".new")
+    temporary.write_text(json.dumps({"address": node.gcs_address}))
+    temporary.replace(ready)
+    log.info("Ray is up at %s", node.gcs_address)
+    while not (dead := node.dead_processes()):
+        time.sleep(1.0)
+    log.error("ended: %s", ", ".join(f"{kind} exited with {process.returncode}" for kind, process in dead))
+    return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

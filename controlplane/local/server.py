@@ -1,0 +1,66 @@
+"""The API as a process: ``python -m controlplane.local.server``. The database must be migrated."""
+
+import asyncio
+import logging
+import sys
+
+import uvicorn
+
+from controlplane.app import create_app
+from controlplane.cluster.ray import RayCluster
+from controlplane.local import api, postgres, ray
+from controlplane.local.errors import LocalError
+from controlplane.local.files import secret
+from controlplane.settings import Settings
+
+DRAIN_S = 5
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        asyncio.run(_serve(Settings.from_environment()))
+    except (LocalError, ValueError) as error:
+        sys.exit(str(error))
+
+
+async def _serve(settings: Settings) -> None:
+    if settings.port == 0:
+        raise LocalError("ROLLWAY_PORT must say which port to serve at")
+    cluster = RayCluster(lambda: ray.address(settings), token_path=ray.token_path(settings))
+    cluster.connect()
+    app = create_app(
+        settings,
+        database_url=database_url(settings),
+        api_key=secret(settings.api_key_path),
+        cluster=cluster,
+        public_url=api.public_url(settings, settings.port),
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+    )
+    try:
+        await server.serve()
+    finally:
+        await cluster.close()
+
+
+def database_url(settings: Settings) -> str:
+    if settings.database_url:
+        return settings.database_url
+    found = postgres.find(settings)
+    if found is None:
+        raise LocalError("the embedded Postgres is not running: run `rollway up`, or set ROLLWAY_DATABASE_URL")
+    return found.url
+
+
+if __name__ == "__main__":
+    main()
