@@ -1,13 +1,11 @@
 """Causal attention over sequences that are packed end to end, without Transformer Engine."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.packed_seq_params import PackedSeqParams
-from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor, nn
 
 # Sequences share a padded batch when the shortest is at least this part of the longest: padding costs less than
@@ -27,17 +25,31 @@ class Bucket:
     slots: Tensor
 
 
-@dataclass
-class PackedSequences(PackedSeqParams):
+@dataclass(frozen=True, slots=True)
+class PackedSequences:
     """Where the sequences of a micro-batch begin and end.
 
-    The format is not Megatron's ``thd``: rotary embeddings come per token (see model.py) rather than sequence by
-    sequence, so that hidden states keep their shape [T, 1, H] throughout.
+    To Megatron it is its ``PackedSeqParams`` (whose import alone takes many seconds), in a format of our own: rotary
+    embeddings come per token (see model.py) rather than sequence by sequence, and hidden states keep their shape
+    [T, 1, H] throughout.
     """
 
-    buckets: list[Bucket] = field(default_factory=list[Bucket])
-    order: Tensor | None = None
+    cu_lengths: Tensor
+    """[N + 1], int32."""
+    max_length: int
+    buckets: list[Bucket]
+    order: Tensor | None
     """[T]: where each packed token is in the concatenated buckets; None for one bucket that keeps the order."""
+    qkv_format: str = "sbhd"
+    cp_group: None = None
+
+    @property
+    def max_seqlen_q(self) -> int:
+        return self.max_length
+
+    @property
+    def max_seqlen_kv(self) -> int:
+        return self.max_length
 
     @classmethod
     def of(cls, lengths: Sequence[int], device: torch.device | str) -> "PackedSequences":
@@ -46,15 +58,7 @@ class PackedSequences(PackedSeqParams):
         order = None
         if len(buckets) > 1:
             order = torch.cat([bucket.tokens for bucket in buckets]).argsort()
-        packed = cls(
-            qkv_format="sbhd",
-            cu_seqlens_q=cu_lengths.to(device, torch.int32),
-            cu_seqlens_kv=cu_lengths.to(device, torch.int32),
-            max_seqlen_q=max(lengths),
-            max_seqlen_kv=max(lengths),
-        )
-        packed.buckets, packed.order = buckets, order
-        return packed
+        return cls(cu_lengths.to(device, torch.int32), max(lengths), buckets, order)
 
 
 def _similar(lengths: Sequence[int]) -> list[list[int]]:
@@ -85,7 +89,7 @@ class PackedAttention(nn.Module):
 
     def __init__(
         self,
-        config: TransformerConfig,
+        config: Any,
         layer_number: int,
         attn_mask_type: Any,
         attention_type: str,
@@ -116,26 +120,27 @@ class PackedAttention(nn.Module):
 def _varlen(query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    assert packed.cu_seqlens_q is not None and packed.max_seqlen_q is not None
-    return varlen_attn(
+    context = varlen_attn(
         query,
         key,
         value,
-        packed.cu_seqlens_q,
-        packed.cu_seqlens_q,
-        packed.max_seqlen_q,
-        packed.max_seqlen_q,
+        packed.cu_lengths,
+        packed.cu_lengths,
+        packed.max_length,
+        packed.max_length,
         scale=scale,
         window_size=(-1, 0),
     )
+    assert isinstance(context, Tensor)  # a tuple only when asked for more
+    return context
 
 
 def _padded(query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float | None) -> Tensor:
     """One call per bucket. Padding comes after a sequence, where the causal mask hides it from every real token."""
     contexts: list[Tensor] = []
     for bucket in packed.buckets:
-        batch = [_pad(tensor, bucket, take=packed.order is not None) for tensor in (query, key, value)]
-        context = F.scaled_dot_product_attention(*batch, is_causal=True, enable_gqa=True, scale=scale)
+        q, k, v = (_pad(tensor, bucket, take=packed.order is not None) for tensor in (query, key, value))
+        context = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True, scale=scale)
         contexts.append(context.transpose(1, 2).flatten(0, 1).index_select(0, bucket.slots))
     if packed.order is None:
         return contexts[0]

@@ -54,11 +54,13 @@ def log_probs_of_hidden(
     def chunk(hidden_chunk: Tensor, targets_chunk: Tensor) -> tuple[Tensor, Tensor]:
         return log_probs_of_logits(project(hidden_chunk), targets_chunk, shard, temperature=temperature)
 
-    parts = [
-        checkpoint(chunk, h, t, use_reentrant=False, preserve_rng_state=False)
-        for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
-    ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    log_probs: list[Tensor] = []
+    entropies: list[Tensor] = []
+    for hidden_chunk, targets_chunk in zip(hidden.split(rows), targets.split(rows), strict=True):
+        part: Any = checkpoint(chunk, hidden_chunk, targets_chunk, use_reentrant=False, preserve_rng_state=False)
+        log_probs.append(part[0])
+        entropies.append(part[1])
+    return torch.cat(log_probs), torch.cat(entropies)
 
 
 def log_probs_of_logits(
