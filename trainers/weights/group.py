@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -34,7 +34,7 @@ class SyncGroup:
         self.receivers = receivers
         self.name = f"weights-{uuid.uuid4().hex[:12]}"
         self.world_size = 1 + sum(receiver.num_ranks for receiver in receivers)
-        self._backend = Backend(backend)
+        self._backend = cast(Backend, Backend(backend))
         self._device = device
         self._host = host
         self._timeout = timedelta(seconds=timeout_s)
