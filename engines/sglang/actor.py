@@ -21,6 +21,8 @@ from engines.sglang.args import server_options
 from engines.sglang.weights import SGLangReceiver
 
 BIND_ATTEMPTS = 3
+_WARM_UP = aiohttp.ClientTimeout(total=120.0)
+"""For one attempt at the first token; kernels may be compiled for it."""
 _PORT_TAKEN = ("address already in use", "EADDRINUSE", "is already in use")
 
 
@@ -136,7 +138,7 @@ class SGLangEngine:
                         f"{name}: the SGLang server ended with status {process.returncode} before it was ready; "
                         f"last lines of {process.log}:\n{process.last_lines()}"
                     )
-                if await _is_ready(http, url):
+                if await _is_ready(http, url) and await _generates(http, url):
                     return
                 if time.monotonic() > deadline:
                     raise EngineStartError(
@@ -145,6 +147,16 @@ class SGLangEngine:
                         f"{process.last_lines()}"
                     )
                 await asyncio.sleep(0.25)
+
+
+async def _generates(http: aiohttp.ClientSession, url: str) -> bool:
+    """One token: what a first request builds is built, and an engine that cannot generate does not come up."""
+    body = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "ignore_eos": True}}
+    try:
+        async with http.post(f"{url}/generate", json=body, timeout=_WARM_UP) as reply:
+            return reply.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False  # a process that ended is noticed by the caller
 
 
 async def _is_ready(http: aiohttp.ClientSession, url: str) -> bool:

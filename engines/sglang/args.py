@@ -36,6 +36,8 @@ def server_options(
             "port": port,
             "dtype": config.dtype,
             "tp_size": tp_size,
+            # SGLang would warm up with an English sentence, which a small tokenizer may turn into no token at all.
+            "skip_server_warmup": True,
             # Engines that sampled with one seed would give the same answers to the same prompt.
             "random_seed": config.seed + index,
         }
