@@ -2,7 +2,7 @@
 
 import typer
 
-from controlplane.cli import jobs
+from controlplane.cli import jobs, local
 
 app = typer.Typer(
     name="rollway",
@@ -11,6 +11,11 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+MACHINE = "This machine"
+app.command(rich_help_panel=MACHINE)(local.up)
+app.command(rich_help_panel=MACHINE)(local.down)
+app.command(rich_help_panel=MACHINE)(local.status)
 
 JOBS = "Jobs"
 app.command(rich_help_panel=JOBS)(jobs.submit)

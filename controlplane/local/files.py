@@ -8,7 +8,7 @@ import secrets
 import stat
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +24,19 @@ def tag(home: Path) -> str:
 
 def short_directory(home: Path) -> Path:
     """A directory of this home alone whose path is short: that of a unix socket has at most 107 bytes."""
-    directory = Path("/tmp") / f"rollway-{tag(home)}"
+    return Path("/tmp") / f"rollway-{tag(home)}"
+
+
+def make_short_directory(home: Path) -> Path:
+    directory = short_directory(home)
     make_private(directory, mode=0o711)  # the database's user must be able to pass through
     return directory
+
+
+def remove_short_directory(home: Path) -> None:
+    """Remove it unless another of the services still uses it."""
+    with suppress(OSError):
+        short_directory(home).rmdir()
 
 
 def make_private(directory: Path, *, mode: int = 0o700) -> None:

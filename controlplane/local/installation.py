@@ -4,14 +4,13 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit, urlunsplit
 
 from controlplane.local import api, postgres, ray
 from controlplane.local.errors import LocalError
-from controlplane.local.files import exclusive, short_directory
+from controlplane.local.files import exclusive
 from controlplane.settings import Settings
 
 READY_TIMEOUT_S = 90.0
@@ -77,8 +76,6 @@ def down(settings: Settings, watch: Watcher) -> None:
             ]
         for end in ends:
             end.result()
-        with suppress(OSError):  # someone's log viewer may stand in it
-            short_directory(settings.home).rmdir()
 
 
 def remove(settings: Settings) -> None:

@@ -12,7 +12,17 @@ from pathlib import Path
 
 from controlplane.local import processes
 from controlplane.local.errors import LocalError
-from controlplane.local.files import log_path, log_tail, open_log, read_json, short_directory, tag, write_json
+from controlplane.local.files import (
+    log_path,
+    log_tail,
+    make_short_directory,
+    open_log,
+    read_json,
+    remove_short_directory,
+    short_directory,
+    tag,
+    write_json,
+)
 from controlplane.local.postgres_binaries import ENVIRONMENT, Binaries, ServerUser, find_binaries
 from controlplane.local.processes import ProcessId, identify
 from controlplane.settings import Settings
@@ -104,6 +114,7 @@ def stop(settings: Settings) -> bool:
             processes.end([running], what="Postgres", signum=signal.SIGQUIT)
     _clear_remains(place)
     shutil.rmtree(place.sockets, ignore_errors=True)
+    remove_short_directory(settings.home)
     return running is not None
 
 
@@ -118,7 +129,7 @@ def remove(settings: Settings) -> None:
 
 def _known_place(home: Path) -> _Place | None:
     """As recorded in the home at first use."""
-    known = read_json(home / "postgres" / "place.json")
+    known = read_json(home / "postgres.json")
     if known is None:
         return None
     user = _user(known["user"])
@@ -131,15 +142,27 @@ def _prepared_place(home: Path) -> _Place:
     place = _known_place(home)
     if place is None:
         if os.geteuid() == 0:
-            # The home may be closed to all but root; the server, which refuses root, needs a place it can reach.
-            base, user = Path(f"/var/lib/rollway-{tag(home)}"), _unprivileged()
+            user = _unprivileged()
+            base = home / "postgres" if _let_through(home, user) else Path(f"/var/lib/rollway-{tag(home)}")
         else:
             base, user = home / "postgres", _user(pwd.getpwuid(os.geteuid()).pw_name)
-        write_json(home / "postgres" / "place.json", {"base": str(base), "user": user.name})
+        write_json(home / "postgres.json", {"base": str(base), "user": user.name})
         place = _Place(home, base, short_directory(home) / "pg", user)
+    make_short_directory(home)
     for directory in (place.base, place.sockets):
         _make_owned(directory, place.user)
     return place
+
+
+def _let_through(home: Path, user: ServerUser) -> bool:
+    """Whether ``user``, who is not root, can reach what lies in root's ``home``. A home that is closed to everyone is
+    opened to the user's group, for passing through; the directories above it are left as they are."""
+    home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = home.stat()
+    if found.st_uid == 0 and found.st_mode & 0o077 == 0:
+        os.chown(home, 0, user.gid)
+        home.chmod(0o710)
+    return user.run(["/bin/sh", "-c", 'cd "$1"', "sh", str(home)], timeout_s=10).returncode == 0
 
 
 def _make_owned(directory: Path, user: ServerUser) -> None:

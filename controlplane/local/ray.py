@@ -16,8 +16,10 @@ from controlplane.local.files import (
     log_path,
     log_tail,
     make_private,
+    make_short_directory,
     open_log,
     read_json,
+    remove_short_directory,
     secret,
     short_directory,
     write_json,
@@ -112,6 +114,7 @@ def stop(settings: Settings) -> bool:
             raise LocalError(f"processes of Ray keep coming back (now {pids}): end them and try again")
     _record(settings.home).unlink(missing_ok=True)
     shutil.rmtree(directory, ignore_errors=True)
+    remove_short_directory(settings.home)
     return ran
 
 
@@ -122,6 +125,7 @@ class _PortTaken(LocalError):
 def _launch(settings: Settings, timeout_s: float) -> RayHandle:
     home = settings.home
     directory = _directory(home)
+    make_short_directory(home)
     make_private(directory)
     ready = directory / "ready.json"
     config = {

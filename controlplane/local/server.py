@@ -3,15 +3,19 @@
 import asyncio
 import logging
 import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import uvicorn
 
-from controlplane.app import create_app
 from controlplane.cluster.ray import RayCluster
 from controlplane.local import api, postgres, ray
 from controlplane.local.errors import LocalError
 from controlplane.local.files import secret
 from controlplane.settings import Settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 DRAIN_S = 5
 
@@ -29,6 +33,8 @@ async def _serve(settings: Settings) -> None:
         raise LocalError("ROLLWAY_PORT must say which port to serve at")
     cluster = RayCluster(lambda: ray.address(settings), token_path=ray.token_path(settings))
     cluster.connect()
+    # Two seconds of imports: in a thread, so that the connection to Ray comes up at the same time.
+    create_app = await asyncio.to_thread(_application_factory)
     app = create_app(
         settings,
         database_url=database_url(settings),
@@ -51,6 +57,12 @@ async def _serve(settings: Settings) -> None:
         await server.serve()
     finally:
         await cluster.close()
+
+
+def _application_factory() -> "Callable[..., FastAPI]":
+    from controlplane.app import create_app
+
+    return create_app
 
 
 def database_url(settings: Settings) -> str:
