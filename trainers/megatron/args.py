@@ -176,11 +176,12 @@ def _world(rank: int, world_size: int) -> Iterator[None]:
 
 
 def _validate(args: argparse.Namespace) -> None:
-    from megatron.training.arguments import validate_args
+    from megatron.training.arguments import core_transformer_config_from_args, validate_args
     from megatron.training.vocab_utils import calculate_padded_vocab_size
 
     try:
         validate_args(args)
+        core_transformer_config_from_args(args)  # checks how options go together
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ConfigInvalid(f"trainer.megatron: Megatron refuses these options: {error}") from error
     args.padded_vocab_size = calculate_padded_vocab_size(

@@ -20,12 +20,13 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.training.checkpointing import load_checkpoint, save_checkpoint
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 
 from trainers.errors import CheckpointInvalid, StorageFailed
 from trainers.megatron.start import EXTRA_STATE, TRACKER, Checkpoint, iteration_name
 from trainers.megatron.world import agree, is_rank_zero
 
-_STORAGE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOTDIR}
+_STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +47,11 @@ def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: di
     """
     staging = directory / f".saving-{rollout_id}"
     _on_rank_zero(directory, lambda: _prepare(directory, staging))
-    failure: Exception | None = None
+    failure: BaseException | None = None
     try:
         with _local_results_queue(), _argument(state.args, "save", str(staging)):
             save_checkpoint(rollout_id, [state.module], state.optimizer, state.scheduler, 0)
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # torch's is no Exception
         failure = error
     _raise_together(directory, failure)
     _on_rank_zero(directory, lambda: _publish(directory, staging, rollout_id, extra_state))
@@ -68,8 +69,9 @@ def load(state: TrainingState, checkpoint: Checkpoint) -> dict[str, Any] | None:
     ):
         try:
             load_checkpoint([state.module], state.optimizer, state.scheduler)
-        except (Exception, SystemExit) as error:  # Megatron exits for what it cannot read
-            raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {error}") from error
+        except (Exception, CheckpointException, SystemExit) as error:  # Megatron exits for what it cannot read
+            said = str(error).strip().rpartition("\n")[2]
+            raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {said}") from error
     return read_extra_state(checkpoint)
 
 
@@ -131,10 +133,11 @@ def _on_rank_zero(directory: Path, do: Any) -> None:
         raise StorageFailed(f"the checkpoint directory {directory} cannot be written: {said}") from failure
 
 
-def _raise_together(directory: Path, failure: Exception | None) -> None:
+def _raise_together(directory: Path, failure: BaseException | None) -> None:
     """Every rank raises when one failed: another would go on to the next collective and wait there."""
     told: list[tuple[bool, str] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(told, None if failure is None else (_is_storage(failure), str(failure)))
+    said = str(failure).strip().rpartition("\n")[2]
+    dist.all_gather_object(told, None if failure is None else (_is_storage(failure), said))
     failures = [each for each in told if each is not None]
     if not failures:
         return
@@ -152,9 +155,8 @@ def _is_storage(error: BaseException) -> bool:
             return True
         seen = seen.__cause__ or seen.__context__
     text = "".join(traceback.format_exception(error))
-    return any(os.strerror(code) in text for code in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)) or (
-        "unexpected pos" in text  # torch's zip writer, when a write came short
-    )
+    # "unexpected pos" is what torch's zip writer says when a write came short.
+    return any(os.strerror(code) in text for code in _STORAGE_ERRORS) or "unexpected pos" in text
 
 
 @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Megatron's optimizer with torch's Adam, made to save and load what it holds.
 
-Megatron's distributed optimizer is written for the fused Adam of Apex or Transformer Engine. With torch's, which keeps
-a ``step`` tensor per parameter, five things go wrong around checkpoints; each has a test.
+Megatron's optimizers are written for the fused Adam of Apex or Transformer Engine. With torch's, which keeps a ``step``
+tensor per parameter, six things go wrong around checkpoints, five of them in the distributed optimizer; each has a
+test.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,8 @@ def prepare(optimizer: MegatronOptimizer) -> None:
         allocate_state(part)
         if isinstance(part, DistributedOptimizer):
             _Repairs(part).install()
+        else:
+            _repair_plain(part)
 
 
 def _parts(optimizer: MegatronOptimizer) -> Iterator[MegatronOptimizer]:
@@ -50,8 +53,19 @@ def allocate_state(optimizer: MegatronOptimizer) -> None:
                 }
 
 
+def _repair_plain(optimizer: MegatronOptimizer) -> None:
+    """Defect 6: the plain optimizer saves no step when it is 0, and cannot load what it saved."""
+    load = optimizer.load_state_dict
+
+    def load_state_dict(state_dict: dict[str, Any]) -> None:
+        state_dict.get("optimizer", state_dict)["state"].setdefault("common_step", torch.tensor(0.0))
+        load(state_dict)
+
+    optimizer.load_state_dict = load_state_dict
+
+
 class _Repairs:
-    """Replaces two methods of one optimizer."""
+    """Replaces two methods of one distributed optimizer."""
 
     def __init__(self, optimizer: DistributedOptimizer):
         self._optimizer = optimizer

@@ -56,12 +56,16 @@ class Rank:
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
         with megatron_device(device):
-            world.join(
-                self._args,
-                init_method=init_method,
-                timeout_s=max(config.trainer.start_timeout_s, config.trainer.step_timeout_s),
-            )
-            self._build(config, begin)
+            try:
+                world.join(
+                    self._args,
+                    init_method=init_method,
+                    timeout_s=max(config.trainer.start_timeout_s, config.trainer.step_timeout_s),
+                )
+                self._build(config, begin)
+            except BaseException:
+                world.leave()
+                raise
 
     def _build(self, config: RunConfig, begin: Checkpoint | None) -> None:
         args, started = self._args, time.perf_counter()
