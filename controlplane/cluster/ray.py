@@ -160,7 +160,9 @@ class _Caller:
             async with asyncio.timeout(timeout_s):
                 line = await process.stdout.readline()
         except TimeoutError as error:
-            raise ClusterUnavailable(f"Ray at {address} let nobody in within {timeout_s:g} s") from error
+            raise ClusterUnavailable(
+                f"Ray at {address} let nobody in within {timeout_s:g} s: is the token in {token_path} its own?"
+            ) from error
         else:
             hello: dict[str, Any] = json.loads(line) if line else {"error": "the connecting process died, see the log"}
             if "error" not in hello:
@@ -219,6 +221,8 @@ class _Caller:
 async def _kill(process: Process) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.kill()
+    if process.stdin is not None:
+        process.stdin.close()
     await process.wait()
 
 
