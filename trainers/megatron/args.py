@@ -65,7 +65,7 @@ def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> di
         "kv_channels": model.head_dim,
         "vocab_size": model.vocab_size,
         "layernorm_epsilon": model.norm_epsilon,
-        "rotary_base": int(model.rope_theta),
+        "rotary_base": model.rope_theta,
         "untie_embeddings_and_output_weights": not model.tied,
         "normalization": "RMSNorm",
         "position_embedding_type": "rope",

@@ -144,6 +144,7 @@ def test_an_unknown_architecture_is_refused_with_those_that_are_known(tmp_path: 
         ({"use_sliding_window": True}, "use_sliding_window = True"),
         ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
         ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer"),
+        ({"rope_parameters": {"rope_theta": 10000.5}}, "rope_theta = 10000.5 is not supported"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}, "rope_parameters": None}, "'yarn' is not supported"),
     ],
 )
@@ -157,7 +158,7 @@ def test_what_the_trainer_cannot_compute_is_refused_by_name(
 def test_a_config_of_before_transformers_5_is_understood(tmp_path: Path) -> None:
     changes = {"rope_parameters": None, "dtype": None, "rope_theta": 500000.0, "torch_dtype": "bfloat16"}
     model = read_hf_config(write(tmp_path, **changes))
-    assert (model.rope_theta, model.dtype, model.rope_scaling) == (500000.0, "bfloat16", None)
+    assert (model.rope_theta, model.dtype, model.rope_scaling) == (500000, "bfloat16", None)
 
 
 def test_an_export_holds_the_weights_in_the_configs_dtype_and_the_tokenizers_files(tmp_path: Path) -> None:

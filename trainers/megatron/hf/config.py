@@ -48,7 +48,7 @@ class HFModel:
     vocab_size: int
     max_position_embeddings: int
     norm_epsilon: float
-    rope_theta: float
+    rope_theta: int
     rope_scaling: Llama3Rope | None
     tied: bool
     """Input embedding and output layer share one weight."""
@@ -75,6 +75,9 @@ def read_hf_config(directory: Path) -> HFModel:
     heads = config.integer("num_attention_heads")
     hidden = config.integer("hidden_size")
     rope = config.raw.get("rope_parameters") or config.raw.get("rope_scaling") or {}
+    rope_theta = rope.get("rope_theta") or config.number("rope_theta", 10000.0)
+    if rope_theta != int(rope_theta):
+        raise ModelInvalid(f"{path}: rope_theta = {rope_theta!r} is not supported: Megatron takes whole numbers")
     return HFModel(
         directory=directory,
         family=FAMILIES[names[0]],
@@ -87,7 +90,7 @@ def read_hf_config(directory: Path) -> HFModel:
         vocab_size=config.integer("vocab_size"),
         max_position_embeddings=config.integer("max_position_embeddings"),
         norm_epsilon=config.number("rms_norm_eps", 1e-6),
-        rope_theta=float(rope.get("rope_theta") or config.number("rope_theta", 10000.0)),
+        rope_theta=int(rope_theta),
         rope_scaling=_rope_scaling(path, rope),
         tied=bool(config.raw.get("tie_word_embeddings", False)),
         dtype=str(config.raw.get("dtype") or config.raw.get("torch_dtype") or "float32").removeprefix("torch."),
