@@ -1,7 +1,10 @@
 """A job on the terminal: what it is doing, a line per rollout, and its reward over time."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.live import Live
@@ -9,7 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from controlplane.sdk import Event, Job, NotReachable, Rollway, Step
+from controlplane.sdk.errors import NotReachable
+
+if TYPE_CHECKING:
+    from controlplane.sdk import Event, Job, Rollway, Step
 
 _BARS = "▁▂▃▄▅▆▇█"
 _POLL_S = 0.4

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -11,7 +11,9 @@ from rich.table import Table
 from controlplane.cli.console import out, plain_errors
 from controlplane.cli.follow import ending, follow, sparkline
 from controlplane.cli.spec_file import read_spec
-from controlplane.sdk import Rollway
+
+if TYPE_CHECKING:
+    from controlplane.sdk import Rollway
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, as 'rollway jobs' shows it.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the API's answer as JSON.")]
@@ -24,7 +26,7 @@ def submit(
     key: Annotated[str | None, typer.Option("--idempotency-key", help="Submit at most once under this key.")] = None,
 ) -> None:
     """Submit a job."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         job = rollway.submit(read_spec(spec, set_ or []), idempotency_key=key)
         out.print(job.id if not follow_ else f"submitted [bold]{job.id}[/]")
         if follow_:
@@ -33,7 +35,7 @@ def submit(
 
 def follow_job(job_id: JobId) -> None:
     """Show a job as it runs, to its end. Exit code 0 if it succeeds."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         _follow(rollway, job_id)
 
 
@@ -43,7 +45,7 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         found = rollway.jobs(states=tuple(state or ()), limit=limit)
         if as_json:
             out.print_json(json.dumps([job.model_dump(mode="json") for job in found]))
@@ -60,7 +62,7 @@ def jobs(
 
 def show(job_id: JobId, as_json: AsJson = False) -> None:
     """Show one job."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         job = rollway.get(job_id)
         if as_json:
             out.print_json(job.model_dump_json())
@@ -88,7 +90,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
 
 def events(job_id: JobId, as_json: AsJson = False) -> None:
     """Show what happened to a job."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         found = rollway.events(job_id)
         if as_json:
             out.print_json(json.dumps([event.model_dump(mode="json") for event in found]))
@@ -105,7 +107,7 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """Show a job's metrics, one row per rollout."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         steps = rollway.steps(job_id)
         if as_json:
             out.print_json(json.dumps([step.model_dump(mode="json") for step in steps]))
@@ -129,7 +131,7 @@ def metrics(
 
 def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
     """Show where a job's checkpoints and exports are."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         found = rollway.checkpoints(job_id)
         if as_json:
             out.print_json(json.dumps([each.model_dump(mode="json") for each in found]))
@@ -140,14 +142,14 @@ def checkpoints(job_id: JobId, as_json: AsJson = False) -> None:
 
 def finish(job_id: JobId) -> None:
     """End a job well at its next rollout: it saves, exports and succeeds."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         rollway.finish(job_id)
         out.print(f"{job_id} will finish after the rollout in hand")
 
 
 def cancel(job_id: JobId) -> None:
     """End a job now."""
-    with plain_errors(), Rollway() as rollway:
+    with plain_errors(), _client() as rollway:
         job = rollway.cancel(job_id)
         out.print(f"{job_id} is {job.state}" if job.finished_at else f"{job_id} will be cancelled")
 
@@ -159,13 +161,19 @@ def chat(
     max_tokens: Annotated[int, typer.Option(min=1)] = 256,
 ) -> None:
     """Ask the policy of a running job, with its weights of this moment."""
-    with plain_errors(), Rollway(timeout_s=600) as rollway:
+    with plain_errors(), _client(timeout_s=600) as rollway:
         messages = [{"role": "user", "content": prompt}]
         out.print(rollway.chat(job_id, messages, temperature=temperature, max_tokens=max_tokens), markup=False)
 
 
-def _follow(rollway: Rollway, job_id: str) -> None:
+def _follow(rollway: "Rollway", job_id: str) -> None:
     job = follow(rollway, job_id, out)
     out.print(ending(job))
     if not job.succeeded:
         raise typer.Exit(1)
+
+
+def _client(*, timeout_s: float = 30.0) -> "Rollway":
+    from controlplane.sdk import Rollway  # half a second, which `rollway --help` need not wait
+
+    return Rollway(timeout_s=timeout_s)

@@ -10,7 +10,7 @@ from rich.spinner import Spinner
 
 from controlplane.cli.console import UserError, out, plain_errors
 from controlplane.local.errors import LocalError
-from controlplane.local.installation import Part, PartState, Stage
+from controlplane.local.parts import Part, PartState, Stage
 from controlplane.settings import Settings
 
 _LABELS = {

@@ -4,44 +4,15 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from enum import StrEnum
 from urllib.parse import urlsplit, urlunsplit
 
 from controlplane.local import api, postgres, ray
 from controlplane.local.errors import LocalError
 from controlplane.local.files import exclusive
+from controlplane.local.parts import Part, PartState, Stage
 from controlplane.settings import Settings
 
 READY_TIMEOUT_S = 90.0
-
-
-class Part(StrEnum):
-    POSTGRES = "Postgres"
-    MIGRATIONS = "Migrations"
-    RAY = "Ray"
-    API = "API"
-
-
-class Stage(StrEnum):
-    STARTING = "starting"
-    STARTED = "started"
-    RUNNING = "running"
-    """It was there already."""
-    EXTERNAL = "external"
-    """Not ours: an address in the environment."""
-    STOPPED = "stopped"
-    FAILED = "failed"
-    UNREADY = "unready"
-    """It runs, and does not do what it should."""
-
-
-@dataclass(frozen=True, slots=True)
-class PartState:
-    part: Part
-    stage: Stage
-    where: str = ""
-    """Its address, or what is wrong."""
 
 
 type Watcher = Callable[[PartState], None]

@@ -1,8 +1,12 @@
 """Rollway from Python: ``Rollway().submit(spec)``."""
 
-from controlplane.sdk.client import Rollway
+from typing import TYPE_CHECKING, Any
+
 from controlplane.sdk.errors import ApiError, JobWaitTimeout, NotReachable, RollwayError
-from controlplane.sdk.types import Checkpoint, Event, Job, JobSummary, Step
+
+if TYPE_CHECKING:
+    from controlplane.sdk.client import Rollway
+    from controlplane.sdk.types import Checkpoint, Event, Job, JobSummary, Step
 
 __all__ = [
     "ApiError",
@@ -16,3 +20,16 @@ __all__ = [
     "RollwayError",
     "Step",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """httpx and Pydantic come in with the first use: the command line starts without them."""
+    if name == "Rollway":
+        from controlplane.sdk.client import Rollway
+
+        return Rollway
+    if name in __all__:
+        from controlplane.sdk import types
+
+        return getattr(types, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
