@@ -1,14 +1,16 @@
 """The API's process: one per home, always at the same URL, for running drivers report to it."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-
-import httpx
+from typing import Any, cast
 
 from controlplane.local import processes
 from controlplane.local.errors import LocalError
@@ -43,7 +45,7 @@ def find(settings: Settings) -> ApiHandle | None:
 
 
 def start(settings: Settings, *, may_move: bool, timeout_s: float = START_TIMEOUT_S) -> ApiHandle:
-    """Start the API, or find it running. The database must be up and migrated.
+    """Start the API, or find it running. The database must be up; the API migrates it before it answers.
 
     ``may_move``: nothing on the cluster reports to the port used last, so that another will do when it is taken.
     Raises LocalError: a port in use, or no answer within ``timeout_s``.
@@ -96,14 +98,24 @@ def stop(settings: Settings) -> bool:
 def readiness(url: str, *, timeout_s: float) -> tuple[bool, str]:
     """What ``/readyz`` says: whether jobs can run, and the cluster's line or what is missing."""
     try:
-        reply = httpx.get(f"{url}/readyz", timeout=timeout_s, trust_env=False)
-        body = reply.json()
-    except (httpx.HTTPError, ValueError) as error:
+        status, body = _get(f"{url}/readyz", timeout_s=timeout_s)
+    except (OSError, ValueError) as error:
         return False, f"the API does not answer: {error or type(error).__name__}"
-    if reply.status_code == 200:
+    if status == 200:
         return True, str(body.get("cluster", ""))
     fields = body.get("error", {}).get("fields", [])
     return False, "; ".join(f"{field['path']}: {field['message']}" for field in fields) or str(body)
+
+
+def _get(url: str, *, timeout_s: float) -> tuple[int, dict[str, Any]]:
+    """Status and JSON. Not through a proxy of the environment, and without what an HTTP library takes to load."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s) as reply:
+            return reply.status, cast("dict[str, Any]", json.load(reply))
+    except urllib.error.HTTPError as refusal:
+        with refusal:
+            return refusal.code, cast("dict[str, Any]", json.load(refusal))
 
 
 def public_url(settings: Settings, port: int) -> str:
@@ -152,16 +164,15 @@ def _wait_healthy(settings: Settings, process: ProcessId, url: str, *, since: in
         return f"{log}:\n{log_tail(settings.home, 'api', since=since)}" if since is not None else f"see {log}"
 
     deadline = time.monotonic() + timeout_s
-    with httpx.Client(timeout=5.0, trust_env=False) as client:
-        while time.monotonic() < deadline:
-            if not process.alive:
-                raise LocalError(f"the API ended while it started; {said()}")
-            try:
-                if client.get(f"{url}/healthz").status_code == 200:
-                    return
-            except httpx.HTTPError:
-                pass  # not listening yet
-            time.sleep(0.05)
+    while time.monotonic() < deadline:
+        if not process.alive:
+            raise LocalError(f"the API ended while it started; {said()}")
+        try:
+            if _get(f"{url}/healthz", timeout_s=5.0)[0] == 200:
+                return
+        except (OSError, ValueError):
+            pass  # not listening yet
+        time.sleep(0.05)
     raise LocalError(f"the API did not answer at {url} within {timeout_s:g} s; {said()}")
 
 

@@ -10,6 +10,7 @@ from controlplane.local import api, postgres, ray
 from controlplane.local.errors import LocalError
 from controlplane.local.files import exclusive
 from controlplane.local.parts import Part, PartState, Stage
+from controlplane.local.ports import answers
 from controlplane.settings import Settings
 
 READY_TIMEOUT_S = 90.0
@@ -24,12 +25,15 @@ def up(settings: Settings, watch: Watcher) -> api.ApiHandle:
     Raises LocalError, after the other parts had their chance.
     """
     with exclusive(settings.home):
+        idle = not settings.ray_address and ray.find(settings) is None
         with ThreadPoolExecutor(2) as pool:
-            database = pool.submit(_watched, Part.POSTGRES, watch, lambda: _database_up(settings, watch))
             cluster = pool.submit(_watched, Part.RAY, watch, lambda: _ray_up(settings, watch))
-        database.result()
-        fresh_cluster = cluster.result()
-        return _watched(Part.API, watch, lambda: _api_up(settings, watch, fresh_cluster))
+            service = pool.submit(_service_up, settings, watch, idle)
+        process = service.result()
+        cluster.result()
+        _watched(Part.API, watch, lambda: _wait_ready(process))
+        watch(PartState(Part.API, Stage.STARTED if process.started else Stage.RUNNING, process.url))
+        return process
 
 
 def down(settings: Settings, watch: Watcher) -> None:
@@ -78,54 +82,48 @@ def status(settings: Settings) -> list[PartState]:
     return [database, cluster, PartState(Part.API, stage, f"{process.url} ({text})" if text else process.url)]
 
 
-def _database_up(settings: Settings, watch: Watcher) -> None:
-    # SQLAlchemy and Alembic take half a second to import, which Postgres uses to start.
-    if settings.database_url:
-        url, where, stage = settings.database_url, _without_password(settings.database_url), Stage.EXTERNAL
-    else:
-        watch(PartState(Part.POSTGRES, Stage.STARTING))
-        server = postgres.start(settings)
-        url, where, stage = server.url, server.url, Stage.STARTED if server.started else Stage.RUNNING
-    watch(PartState(Part.POSTGRES, stage, where))
-    _watched(Part.MIGRATIONS, watch, lambda: _migrate(url, watch))
-
-
-def _migrate(url: str, watch: Watcher) -> None:
-    from controlplane.db import migrate
-    from controlplane.errors import DatabaseUnavailable
-
-    watch(PartState(Part.MIGRATIONS, Stage.STARTING))
-    try:
-        migrate(url)
-    except (DatabaseUnavailable, ValueError) as error:
-        raise LocalError(f"the database cannot be brought up to date: {error}") from error
+def _service_up(settings: Settings, watch: Watcher, idle: bool) -> api.ApiHandle:
+    """Postgres, then the API, which answers once it has migrated. ``idle``: nothing on the cluster knows its port."""
+    _watched(Part.POSTGRES, watch, lambda: _database_up(settings, watch))
+    watch(PartState(Part.API, Stage.STARTING))
+    process = _watched(Part.API, watch, lambda: api.start(settings, may_move=idle))
     watch(PartState(Part.MIGRATIONS, Stage.RUNNING, "up to date"))
+    return process
 
 
-def _ray_up(settings: Settings, watch: Watcher) -> bool:
-    """True when the cluster is new, so that nothing runs on it."""
+def _database_up(settings: Settings, watch: Watcher) -> None:
+    if settings.database_url:
+        watch(PartState(Part.POSTGRES, Stage.EXTERNAL, _without_password(settings.database_url)))
+        return
+    watch(PartState(Part.POSTGRES, Stage.STARTING))
+    server = postgres.start(settings)
+    watch(PartState(Part.POSTGRES, Stage.STARTED if server.started else Stage.RUNNING, server.url))
+
+
+def _ray_up(settings: Settings, watch: Watcher) -> None:
     if settings.ray_address:
+        host, _, port = settings.ray_address.rpartition(":")
+        if not host or not port.isdigit():
+            raise LocalError(f"ROLLWAY_RAY_ADDRESS must be host:port, not {settings.ray_address!r}")
+        if not answers(host, int(port), timeout_s=5.0):
+            raise LocalError(f"nothing answers at ROLLWAY_RAY_ADDRESS={settings.ray_address}")
         watch(PartState(Part.RAY, Stage.EXTERNAL, settings.ray_address))
-        return False
+        return
     watch(PartState(Part.RAY, Stage.STARTING))
     head = ray.start(settings)
     watch(PartState(Part.RAY, Stage.STARTED if head.started else Stage.RUNNING, head.address))
-    return head.started
 
 
-def _api_up(settings: Settings, watch: Watcher, fresh_cluster: bool) -> api.ApiHandle:
-    watch(PartState(Part.API, Stage.STARTING))
-    process = api.start(settings, may_move=fresh_cluster)
+def _wait_ready(process: api.ApiHandle) -> None:
+    """Until the API has the database and the cluster: jobs can run."""
     deadline = time.monotonic() + READY_TIMEOUT_S
     while True:
         ready, text = api.readiness(process.url, timeout_s=20.0)
         if ready:
-            break
+            return
         if time.monotonic() > deadline:
             raise LocalError(f"the API runs at {process.url} and is not ready after {READY_TIMEOUT_S:g} s: {text}")
         time.sleep(0.1)
-    watch(PartState(Part.API, Stage.STARTED if process.started else Stage.RUNNING, process.url))
-    return process
 
 
 def _watched[T](part: Part, watch: Watcher, work: Callable[[], T]) -> T:

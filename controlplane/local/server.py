@@ -1,4 +1,4 @@
-"""The API as a process: ``python -m controlplane.local.server``. The database must be migrated."""
+"""The API as a process: ``python -m controlplane.local.server``. It brings the database up to date, then serves."""
 
 import asyncio
 import logging
@@ -22,6 +22,7 @@ DRAIN_S = 5
 
 def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         asyncio.run(_serve(Settings.from_environment()))
     except (LocalError, ValueError) as error:
@@ -33,11 +34,12 @@ async def _serve(settings: Settings) -> None:
         raise LocalError("ROLLWAY_PORT must say which port to serve at")
     cluster = RayCluster(lambda: ray.address(settings), token_path=ray.token_path(settings))
     cluster.connect()
-    # Two seconds of imports: in a thread, so that the connection to Ray comes up at the same time.
-    create_app = await asyncio.to_thread(_application_factory)
+    url = database_url(settings)
+    # In a thread, so that the connection to Ray comes up at the same time.
+    create_app = await asyncio.to_thread(_migrated, url)
     app = create_app(
         settings,
-        database_url=database_url(settings),
+        database_url=url,
         api_key=secret(settings.api_key_path),
         cluster=cluster,
         public_url=api.public_url(settings, settings.port),
@@ -59,9 +61,16 @@ async def _serve(settings: Settings) -> None:
         await cluster.close()
 
 
-def _application_factory() -> "Callable[..., FastAPI]":
+def _migrated(url: str) -> "Callable[..., FastAPI]":
+    """The application's factory, once the database is as it needs it. Two seconds of imports."""
     from controlplane.app import create_app
+    from controlplane.db import migrate
+    from controlplane.errors import DatabaseUnavailable
 
+    try:
+        migrate(url)
+    except DatabaseUnavailable as error:
+        raise LocalError(f"the database cannot be brought up to date: {error}") from error
     return create_app
 
 

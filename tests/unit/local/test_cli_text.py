@@ -1,0 +1,79 @@
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from controlplane.cli.console import UserError
+from controlplane.cli.follow import bar, curve, sparkline, step_line
+from controlplane.cli.spec_file import read_spec
+from controlplane.sdk import Step
+
+
+def test_a_field_set_on_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"rollout": {"num_rollouts": 5, "sampling": {"temperature": 1.0}}}))
+    settings = ["rollout.sampling.temperature=0.5", "name=three words here", "trainer.lr=1e-4", "labels.a=true"]
+    assert read_spec(path, settings) == {
+        "rollout": {"num_rollouts": 5, "sampling": {"temperature": 0.5}},
+        "name": "three words here",
+        "trainer": {"lr": 1e-4},
+        "labels": {"a": True},
+    }
+
+
+def test_yaml_is_read_by_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("rollout:\n  num_rollouts: 5\n")
+    assert read_spec(tmp_path / "job.yaml", []) == {"rollout": {"num_rollouts": 5}}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "settings", "message"),
+    [
+        ("job.json", '{"a": 1,\n "b": }', [], "line 2, column 7"),
+        ("job.yml", "a: [1", [], "job.yml"),
+        ("job.json", "[1]", [], "an object with sections, not list"),
+        ("job.json", '{"a": 1}', ["a.b=1"], "a is not a section"),
+        ("job.json", "{}", ["a.b"], "write it as section.field=value"),
+    ],
+)
+def test_a_bad_spec_file_is_refused_with_its_place(
+    tmp_path: Path, name: str, text: str, settings: list[str], message: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_spec(tmp_path / name, settings)
+
+
+def test_a_missing_spec_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json: No such file"):
+        read_spec(tmp_path / "absent.json", [])
+
+
+def test_rewards_are_drawn_to_scale() -> None:
+    assert bar(0.5, width=4) == "━━  "
+    assert bar(-1, width=2) == "  " and bar(7, width=2) == "━━"
+    assert sparkline([]) == "" and curve([]) == ""
+    drawn = sparkline([i / 99 for i in range(100)], width=10)
+    assert len(drawn) == 10 and list(drawn) == sorted(drawn) and drawn[0] != drawn[-1]
+
+
+def test_a_step_without_some_metric_still_has_its_line() -> None:
+    step = Step(
+        rollout_id=4, attempt=1, at=datetime.now(UTC), weight_version=5, values={"reward": None, "tokens_per_s": 1234.5}
+    )
+    line = Text.from_markup(step_line(step, 20)).plain
+    assert "rollout   5/20" in line and "weights v5" in line and "1,234 tok/s" in line
+
+
+def test_the_command_line_starts_without_heavy_libraries() -> None:
+    loaded = subprocess.run(
+        [sys.executable, "-c", "import sys, controlplane.cli.main; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"httpx", "pydantic", "sqlalchemy", "fastapi", "ray", "torch", "alembic"} & set(loaded)
