@@ -49,6 +49,15 @@ def works_in(pid: int, directory: Path) -> bool:
         return False
 
 
+def holds_open(pid: int, directory: Path) -> bool:
+    """Whether it has a file below ``directory`` open."""
+    try:
+        links = [os.readlink(link) for link in (_PROC / str(pid) / "fd").iterdir()]  # noqa: PTH115 - as they stand
+    except OSError:
+        return False
+    return any(link.startswith(f"{directory}/") for link in links)
+
+
 def has_variable(pid: int, name: str, value: str) -> bool:
     """Whether the environment that it was started with has it; some programs overwrite theirs."""
     return f"{name}={value}" in _read(pid, "environ").split("\0")

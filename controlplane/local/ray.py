@@ -177,10 +177,14 @@ def _launch(settings: Settings, timeout_s: float) -> RayHandle:
 
 
 def _belongs(pid: int, directory: Path) -> bool:
-    """Ray's own processes have it in an option; the workers, who rename themselves, in their environment. Someone who
-    reads a log in there has neither."""
-    options = (part for part in processes.command_line(pid) if part.startswith("--"))
-    return any(f"={directory}/" in option for option in options) or processes.has_variable(pid, _MARK, str(directory))
+    """Ray's servers have the directory in an option, the workers in their environment; the agents overwrite both with
+    a title, and log there. Someone who reads a log in there is none of these."""
+    arguments = processes.command_line(pid)
+    return (
+        any(part.startswith("--") and f"={directory}/" in part for part in arguments)
+        or processes.has_variable(pid, _MARK, str(directory))
+        or (arguments[0].startswith("ray::") and processes.holds_open(pid, directory))
+    )
 
 
 def _record(home: Path) -> Path:

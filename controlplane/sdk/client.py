@@ -165,7 +165,7 @@ def _checked(reply: httpx.Response) -> httpx.Response:
         code, message = str(error["code"]), str(error["message"])
     except (ValueError, KeyError, TypeError):  # an engine or a proxy before the API: its own words
         fields, code, message = (), "http_error", f"HTTP {reply.status_code}: {reply.text[:500]}"
-    # "Not now": the database is away, the API restarts, or a proxy before it lost it. A 502 of the API's own is a job's.
+    # "Not now": the database is away, the API restarts, a proxy before it lost it. A 502 of its own is about a job.
     if reply.status_code in (503, 504) or (reply.status_code == 502 and code == "http_error"):
         raise NotReachable(f"{reply.url.scheme}://{reply.url.netloc.decode()} cannot answer now: {message}")
     raise ApiError(reply.status_code, code, message, fields)
