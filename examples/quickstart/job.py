@@ -2,9 +2,8 @@
 
 What matters, in order: an entropy bonus (without it the policy settles on a few frequent answers and stops
 trying others); every question in every rollout, many times each (a group that holds no right answer teaches
-nothing); several small optimizer steps per rollout. In a plain PyTorch loop with these settings, over 40 seeds
-of model and sampling, the mean reward of the first five rollouts was at most 0.10, that of the last five 0.85
-to 0.99 (median 0.98).
+nothing); several small optimizer steps per rollout; a learning rate that falls (a late step at full rate may
+undo a sum).
 """
 
 from pathlib import Path
@@ -34,6 +33,6 @@ def spec(directory: Path) -> dict[str, Any]:
             "timeout_s": 300,
         },
         "algorithm": {"name": "grpo", "entropy_coef": 0.08},
-        "trainer": {"dtype": "float32", "global_batch_size": 128, "lr": 1e-3},
+        "trainer": {"dtype": "float32", "global_batch_size": 128, "lr": 1e-3, "lr_decay_style": "linear"},
         "engine": {"dtype": "float32"},
     }
