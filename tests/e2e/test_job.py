@@ -64,7 +64,7 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(se
     lines = [json.loads(line) for line in Path(job_spec(task)["data"]["prompt_data"]).read_text().splitlines()]
     async with service.client() as http:
         for line in lines[:8]:
-            messages = [{"role": "user", "content": line[job_spec(task)["data"]["input_key"]]}]
+            messages = [{"role": "user", "content": line["input"]}]
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
             ids = prompt["input_ids"] if not isinstance(prompt, torch.Tensor) else prompt
             wanted = model.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
