@@ -15,6 +15,7 @@ from trainers.config import GRPOConfig
 from trainers.megatron.model import Policy
 from trainers.megatron.packing import MicroBatch
 from trainers.protocols import StepStats
+from trainers.rl.kl import kl_estimate
 from trainers.rl.losses import clipped_policy_loss
 from trainers.rl.reduce import masked_sum, sum_of_sample_means
 
@@ -66,7 +67,7 @@ class PolicyLoss:
                     pg_loss,
                     entropy_sum,
                     masked_sum(clipped, mask),
-                    masked_sum(old - log_probs, mask),
+                    masked_sum(kl_estimate(old, log_probs, estimator="k1"), mask),
                     masked_sum((trainers - batch.rollout_log_probs).abs(), mask),
                     denominator,
                     mask.sum(),
