@@ -10,6 +10,7 @@ import ray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from engines.client import GenerateClient
+from engines.errors import EngineRefused
 from engines.fleet import Fleet
 from engines.hardware import resolve
 from engines.placement import reserve
@@ -21,6 +22,8 @@ from trainers.reporting import Reporter
 from trainers.reports import Phase
 from trainers.rollout.data import PromptData
 from trainers.rollout.rewards import RewardFunction, label_check, load_reward
+
+DYING_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +122,13 @@ async def _watched(fleet: Fleet) -> AsyncGenerator[None]:
     """While the body runs, the loss of an engine cancels it and is raised in its place."""
     async with asyncio.TaskGroup() as tasks:
         watch = tasks.create_task(fleet.watch())
-        yield
+        try:
+            yield
+        except EngineRefused:
+            # An engine that dies answers nonsense for some seconds before its process is gone: then the loss is
+            # the reason, and it is worth another attempt.
+            await asyncio.wait({watch}, timeout=DYING_S)
+            raise
         watch.cancel()
 
 
