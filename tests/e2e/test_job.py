@@ -86,7 +86,7 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(se
 async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_killed(
     service: Service, task: Path
 ) -> None:
-    rollouts = 10
+    rollouts = 40
     job_id = await service.submit(
         spec(task, rollout={"num_rollouts": rollouts}, checkpoint={"save_interval": 2}, runtime={})
     )
