@@ -20,11 +20,11 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from engines.network import free_port
-from trainers.batch import plan_micro_batches
 from trainers.config import RunConfig
 from trainers.megatron.device import megatron_device
 from trainers.megatron.packing import MicroBatch, pack
 from trainers.megatron.rank import Rank
+from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch, TrainSample
 
 

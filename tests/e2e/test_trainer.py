@@ -29,7 +29,6 @@ from engines.config import ResourcesConfig
 from engines.hardware import CPU
 from engines.network import free_port
 from engines.placement import reserve
-from trainers.batch import plan_micro_batches
 from trainers.config import RunConfig
 from trainers.errors import CheckpointInvalid, ConfigInvalid, ModelInvalid, StorageFailed, TrainerLost
 from trainers.megatron.args import megatron_args
@@ -38,6 +37,7 @@ from trainers.megatron.group import MegatronTrainer
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.rank import Rank
 from trainers.megatron.start import Checkpoint
+from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import StepStats, TrainBatch, TrainSample
 
 pytestmark = pytest.mark.timeout(400)

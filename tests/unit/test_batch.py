@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.types import Sample, SampleStatus
-from trainers.batch import build_train_batch, plan_micro_batches
+from trainers.batch import build_train_batch
 from trainers.config import GRPOConfig
 from trainers.errors import ConfigInvalid, RolloutFailed
+from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch
 
 

@@ -24,11 +24,12 @@ from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
+from trainers.megatron.loss import PolicyLoss
 from trainers.megatron.model import Policy, build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
 from trainers.megatron.packing import pack
 from trainers.megatron.start import Checkpoint
-from trainers.megatron.step import PolicyLoss, RolloutTrainer
+from trainers.megatron.step import RolloutTrainer
 from trainers.protocols import StepStats, TrainBatch, TrainerState
 
 log = logging.getLogger(__name__)

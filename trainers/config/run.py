@@ -1,0 +1,62 @@
+"""One run, whole: what goes together is checked here."""
+
+from typing import Self
+
+from pydantic import model_validator
+
+from engines.config import EngineConfig, ResourcesConfig, Section
+from trainers.config.algorithm import AlgorithmConfig, GRPOConfig
+from trainers.config.checkpoint import CheckpointConfig
+from trainers.config.data import DataConfig
+from trainers.config.model import ModelConfig
+from trainers.config.rollout import RolloutConfig
+from trainers.config.runtime import RuntimeConfig
+from trainers.config.sync import SyncConfig
+from trainers.config.trainer import TrainerConfig
+
+
+class RunConfig(Section):
+    """Everything one run needs to know; a job spec is this plus what only the control plane reads."""
+
+    resources: ResourcesConfig = ResourcesConfig()
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig
+    algorithm: AlgorithmConfig = GRPOConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    engine: EngineConfig = EngineConfig()
+    sync: SyncConfig = SyncConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+    @property
+    def global_batch_size(self) -> int:
+        return self.trainer.global_batch_size or self.rollout.samples_per_rollout
+
+    @property
+    def steps_per_rollout(self) -> int:
+        return self.rollout.samples_per_rollout // self.global_batch_size
+
+    @property
+    def data_parallel_size(self) -> int:
+        return self.resources.train_world_size // self.trainer.tensor_model_parallel_size
+
+    @model_validator(mode="after")
+    def _sizes_agree(self) -> Self:
+        samples = self.rollout.samples_per_rollout
+        if samples % self.global_batch_size:
+            raise ValueError(
+                f"trainer.global_batch_size ({self.global_batch_size}) must divide "
+                f"rollout.rollout_batch_size × rollout.n_samples_per_prompt ({samples})"
+            )
+        if self.resources.train_world_size % self.trainer.tensor_model_parallel_size:
+            raise ValueError(
+                f"trainer.tensor_model_parallel_size ({self.trainer.tensor_model_parallel_size}) must divide "
+                f"the number of training processes ({self.resources.train_world_size})"
+            )
+        if self.global_batch_size % self.data_parallel_size:
+            raise ValueError(
+                f"trainer.global_batch_size ({self.global_batch_size}) must be a multiple of the number of "
+                f"data-parallel ranks ({self.data_parallel_size}): every rank takes part in every step"
+            )
+        return self

@@ -1,0 +1,83 @@
+"""What the loop, the rollout functions and the parts that they work with promise each other. Light."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from engines.config import SamplingConfig
+from engines.types import Generation, Sample
+from trainers.config import RunConfig
+
+type RewardFunction = Callable[[Sample], Awaitable[float | None]]
+"""Scores one finished sample; None says that it could not be judged in time."""
+
+type Progress = Callable[[str], None]
+"""Says in plain words what a rollout waits for; cheap to call, often."""
+
+
+class Generator(Protocol):
+    """The engines, as a rollout sees them; :class:`engines.client.GenerateClient` bounds the requests in flight."""
+
+    async def generate(
+        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+    ) -> Generation: ...
+
+
+class DataSource(Protocol):
+    """Prompts, in an order that resumes exactly."""
+
+    def __len__(self) -> int:
+        """Prompts in one epoch."""
+        ...
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+        """The next prompts with ``n_samples`` pending samples each; groups that were put back come first."""
+        ...
+
+    def put_back(self, groups: Sequence[list[Sample]]) -> None:
+        """Take back groups that are not finished: they are handed out again, with all that they hold."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed run needs to go on exactly here, as JSON."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutContext:
+    """What a rollout function works with."""
+
+    config: RunConfig
+    data: DataSource
+    client: Generator
+    reward: RewardFunction
+    tokenizer: Any
+    """A Hugging Face tokenizer."""
+    base_url: str
+    """Of the router: `/generate`, `/v1/chat/completions` …"""
+    weight_version: int
+    """What the engines serve."""
+    progress: Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutOutput:
+    """What a rollout function brings: whole groups to train on, and what to chart."""
+
+    groups: list[list[Sample]]
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+class RolloutFunction(Protocol):
+    async def __call__(self, context: RolloutContext, rollout_id: int) -> RolloutOutput: ...
+
+
+class GenerateFunction(Protocol):
+    """Generates for one sample, in place of one request: may call the engines and tools any number of times. More
+    than one sample that came of it share their ``trajectory_index``."""
+
+    async def __call__(
+        self, context: RolloutContext, sample: Sample, sampling: SamplingConfig
+    ) -> Sample | list[Sample]: ...
