@@ -19,6 +19,7 @@ from controlplane.checkpoints.endpoints import checkpoints_router
 from controlplane.cluster.base import Cluster, ClusterUnavailable
 from controlplane.db import Database
 from controlplane.errors import DatabaseUnavailable, FieldError
+from controlplane.evaluations.endpoints import evaluations_router
 from controlplane.events.endpoints import events_router
 from controlplane.jobs.changes import Changes
 from controlplane.jobs.endpoints import jobs_router, reports_router
@@ -100,6 +101,7 @@ def create_app(
     app.include_router(jobs_router(database, JobService(database, changes), snapshots), **with_key)
     app.include_router(events_router(database, changes), **with_key)
     app.include_router(metrics_router(database), **with_key)
+    app.include_router(evaluations_router(database), **with_key)
     app.include_router(checkpoints_router(database), **with_key)
     app.include_router(proxy_router(database, upstream), **with_key)
     app.include_router(reports_router(Ingest(database, changes)), responses=_ERRORS)

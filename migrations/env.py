@@ -9,6 +9,7 @@ from sqlalchemy.pool import NullPool
 
 import controlplane.auth
 import controlplane.checkpoints.models
+import controlplane.evaluations.models
 import controlplane.events.models
 import controlplane.jobs.models
 import controlplane.metrics.models  # noqa: F401

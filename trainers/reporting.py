@@ -14,6 +14,7 @@ from trainers.errors import StorageFailed
 from trainers.reports import (
     CheckpointReport,
     EndReason,
+    EvaluationReport,
     EventReport,
     FinishedReport,
     Phase,
@@ -97,6 +98,18 @@ class Reporter:
                 format=format,
                 path=str(path),
                 weight_version=weight_version,
+            )
+        )
+
+    def evaluation(self, name: str, weight_version: int, metrics: dict[str, float], samples_path: Path) -> None:
+        self._put(
+            EvaluationReport(
+                seq=self._next(),
+                at=_now(),
+                name=name,
+                weight_version=weight_version,
+                metrics=metrics,
+                samples_path=str(samples_path),
             )
         )
 

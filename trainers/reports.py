@@ -40,6 +40,7 @@ class Phase(StrEnum):
     STARTING = "starting"
     SYNCING_WEIGHTS = "syncing_weights"
     GENERATING = "generating"
+    EVALUATING = "evaluating"
     TRAINING = "training"
     SAVING = "saving"
     EXPORTING = "exporting"
@@ -90,6 +91,16 @@ class CheckpointReport(_Report):
     weight_version: Annotated[int, Field(ge=0)]
 
 
+class EvaluationReport(_Report):
+    """What one eval set showed of one weight version."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    weight_version: Annotated[int, Field(ge=0)]
+    name: str
+    metrics: dict[str, float]
+    samples_path: str
+
+
 class PhaseReport(_Report):
     """The run entered a phase. ``waiting_for`` says in plain words what would end it."""
 
@@ -116,7 +127,7 @@ class FinishedReport(_Report):
 
 
 type Report = Annotated[
-    EventReport | StepReport | CheckpointReport | PhaseReport | ServingReport | FinishedReport,
+    EventReport | StepReport | CheckpointReport | EvaluationReport | PhaseReport | ServingReport | FinishedReport,
     Field(discriminator="kind"),
 ]
 

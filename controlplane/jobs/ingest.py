@@ -11,6 +11,7 @@ from controlplane.auth import same_token
 from controlplane.checkpoints import repository as checkpoints
 from controlplane.db import Database
 from controlplane.errors import Unauthorized
+from controlplane.evaluations import repository as evaluations
 from controlplane.events import repository as events
 from controlplane.jobs import repository as jobs
 from controlplane.jobs.changes import Changes
@@ -19,6 +20,7 @@ from controlplane.jobs.states import ENDINGS, JobState
 from controlplane.metrics import repository as metrics
 from trainers.reports import (
     CheckpointReport,
+    EvaluationReport,
     EventReport,
     FinishedReport,
     PhaseReport,
@@ -99,6 +101,16 @@ async def _store(session: AsyncSession, job: JobRow, attempt: AttemptRow, report
             | {"weight_version": r.weight_version, "at": r.at}
             for r in reports
             if isinstance(r, CheckpointReport)
+        ],
+    )
+    await evaluations.put(
+        session,
+        [
+            of_attempt
+            | {"weight_version": r.weight_version, "name": clean(r.name), "at": r.at}
+            | {"values": storable(r.metrics), "samples_path": clean(r.samples_path)}
+            for r in reports
+            if isinstance(r, EvaluationReport)
         ],
     )
     return await _follow(session, job, reports)

@@ -6,11 +6,12 @@ from controlplane.sdk.errors import ApiError, JobWaitTimeout, NotReachable, Roll
 
 if TYPE_CHECKING:
     from controlplane.sdk.client import Rollway
-    from controlplane.sdk.types import Checkpoint, Event, Job, JobSummary, Step
+    from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step
 
 __all__ = [
     "ApiError",
     "Checkpoint",
+    "Evaluation",
     "Event",
     "Job",
     "JobSummary",

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from controlplane.sdk.address import find_address
 from controlplane.sdk.errors import ApiError, FieldProblem, JobWaitTimeout, NotReachable
-from controlplane.sdk.types import Checkpoint, Event, Job, JobSummary, Step
+from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step
 
 _POLL_S = 0.5
 _BACKOFF_S = (0.1, 0.3, 1.0, 2.0)
@@ -86,6 +86,10 @@ class Rollway:
         """The finished rollouts after rollout ``after``, in order."""
         return self._rows(job_id, "metrics", after, Step)
 
+    def evaluations(self, job_id: str, *, after: int = -1) -> list[Evaluation]:
+        """What the eval sets showed of weight versions after version ``after``, in order."""
+        return self._rows(job_id, "evaluations", after, Evaluation)
+
     def checkpoints(self, job_id: str) -> list[Checkpoint]:
         items = self._request("GET", f"/v1/jobs/{job_id}/checkpoints").json()["items"]
         return TypeAdapter(list[Checkpoint]).validate_python(items)
@@ -131,7 +135,7 @@ class Rollway:
 
     # Plumbing.
 
-    def _rows[T: (Event, Step)](self, job_id: str, what: str, after: int, kind: type[T]) -> list[T]:
+    def _rows[T: (Event, Step, Evaluation)](self, job_id: str, what: str, after: int, kind: type[T]) -> list[T]:
         rows: list[T] = []
         while True:
             params = {"after": after, "limit": _PAGE}

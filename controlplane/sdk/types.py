@@ -46,6 +46,17 @@ class Step(Read):
         return self.values.get(name)
 
 
+class Evaluation(Read):
+    """What one eval set showed of one weight version."""
+
+    weight_version: int
+    name: str
+    attempt: int
+    at: datetime
+    values: dict[str, float | None]
+    samples_path: str
+
+
 class Checkpoint(Read):
     format: Literal["megatron", "hf"]
     path: str
@@ -54,4 +65,4 @@ class Checkpoint(Read):
     at: datetime
 
 
-__all__ = ["Checkpoint", "Event", "Job", "JobSummary", "Step"]
+__all__ = ["Checkpoint", "Evaluation", "Event", "Job", "JobSummary", "Step"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from typing import Any
 
 from tests.service.scripted import Api, Driver
 
@@ -106,3 +107,25 @@ async def test_every_rollout_counts_once_after_a_retry_and_the_later_attempt_win
     ]
     cursor = (await api.http.get(f"/v1/jobs/{job_id}/metrics", params={"after": 2})).json()
     assert ([item["rollout_id"] for item in cursor["items"]], cursor["next"]) == ([3, 4], 4)
+
+
+async def test_an_evaluation_counts_once_after_a_retry_and_comes_back_in_order_of_versions(api: Api) -> None:
+    job_id, driver = await running(api)
+
+    def evaluation(version: int, name: str, value: float | str) -> dict[str, Any]:
+        return driver.report(
+            "evaluation", weight_version=version, name=name, metrics={"reward": value}, samples_path=f"/runs/{version}"
+        )
+
+    await driver.tell(evaluation(0, "sums", 0.25), evaluation(2, "sums", 0.5), evaluation(2, "digits", "NaN"))
+    await driver.tell(evaluation(2, "sums", 0.75))
+    rows = (await api.http.get(f"/v1/jobs/{job_id}/evaluations")).json()
+    assert [(row["weight_version"], row["name"], row["values"]["reward"]) for row in rows["items"]] == [
+        (0, "sums", 0.25),
+        (2, "digits", None),
+        (2, "sums", 0.75),
+    ]
+    assert rows["next"] == 2
+    page = (await api.http.get(f"/v1/jobs/{job_id}/evaluations", params={"limit": 1})).json()
+    assert [row["weight_version"] for row in page["items"]] == [0]
+    assert (await api.http.get("/v1/jobs/job_none/evaluations")).status_code == 404
