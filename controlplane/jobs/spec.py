@@ -5,7 +5,7 @@ import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Self, Union, cast
+from typing import Annotated, Any, Literal, Self, Union, cast
 
 from pydantic import BaseModel, Field, model_validator
 
@@ -58,11 +58,12 @@ def field_errors(errors: Sequence[Any], model: type[BaseModel] = JobSpec) -> tup
 
 
 def _field_error(error: Any, model: type[BaseModel]) -> FieldError:
-    location: tuple[int | str, ...] = tuple(error["loc"])
+    tagged: tuple[int | str, ...] = tuple(error["loc"])
+    location, section = _section(tagged[:-1], model)
+    location = (*location, *tagged[-1:]) if not _is_tag(tagged, model) else location
     path = dotted(location)
     if error["type"] == "extra_forbidden":
-        suggestion = _nearest(location, model)
-        section = _section(location[:-1], model)
+        suggestion = _nearest(location, section, model)
         hint = f"did you mean {suggestion}?" if suggestion else f"known here: {', '.join(section)}"
         return FieldError(path, f"there is no field {path}; {hint}", suggestion)
     if error["type"] == "missing":
@@ -81,16 +82,16 @@ def dotted(location: Sequence[int | str]) -> str:
     return path
 
 
-def _nearest(location: Sequence[int | str], model: type[BaseModel]) -> str | None:
+def _nearest(location: Sequence[int | str], siblings: Sequence[str], model: type[BaseModel]) -> str | None:
     name = str(location[-1])
     prefix = [str(part) for part in location[:-1]]
-    siblings = _section(location[:-1], model)
     everywhere = dict(_paths(model))
+    everywhere.pop(dotted(location), None)  # a field of another member of a union
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
         return ".".join([*prefix, close[0]])
     # The right name in the wrong section is the likelier slip than a wrong name in the right one.
     if exact := [path for path, leaf in everywhere.items() if leaf == name]:
-        return exact[0]
+        return min(exact, key=lambda path: path.count("."))
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.5):
         return ".".join([*prefix, close[0]])
     if close := difflib.get_close_matches(name, list(everywhere.values()), n=1, cutoff=0.75):
@@ -98,13 +99,28 @@ def _nearest(location: Sequence[int | str], model: type[BaseModel]) -> str | Non
     return None
 
 
-def _section(location: Sequence[int | str], model: type[BaseModel]) -> list[str]:
-    """The fields that the section at ``location`` has."""
-    section: type[BaseModel] | None = model
+def _section(location: Sequence[int | str], model: type[BaseModel]) -> tuple[tuple[int | str, ...], list[str]]:
+    """``location`` without the tags that Pydantic puts where a union was, and the fields that the section has."""
+    path: list[int | str] = []
+    sections: list[type[BaseModel]] = [model]
     for part in location:
-        field = section.model_fields.get(str(part)) if section else None
-        section = next(_models(field.annotation), None) if field else None
-    return list(section.model_fields) if section else []
+        if len(sections) > 1 and (members := [section for section in sections if part in _tags(section)]):
+            sections = members
+            continue
+        path.append(part)
+        fields = (section.model_fields.get(str(part)) for section in sections)
+        sections = [inner for field in fields if field for inner in _models(field.annotation)]
+    return tuple(path), list(dict.fromkeys(name for section in sections[:1] for name in section.model_fields))
+
+
+def _is_tag(location: Sequence[int | str], model: type[BaseModel]) -> bool:
+    return bool(location) and len(_section(location, model)[0]) == len(_section(location[:-1], model)[0])
+
+
+def _tags(section: type[BaseModel]) -> set[Any]:
+    """The words that tell a member of a union from the others."""
+    literals = (field.annotation for field in section.model_fields.values())
+    return {word for kind in literals if typing.get_origin(kind) is Literal for word in typing.get_args(kind)}
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

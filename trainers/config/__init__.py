@@ -1,6 +1,20 @@
 """What a job may say about the policy, its data and its training. Light: the API and the CLI read this package."""
 
-from trainers.config.algorithm import AlgorithmConfig, GRPOConfig
+from trainers.config.algorithm import (
+    AlgorithmConfig,
+    CISPOConfig,
+    DPOConfig,
+    DrGRPOConfig,
+    GRPOConfig,
+    GSPOConfig,
+    PolicyGradientConfig,
+    PPOConfig,
+    ReinforcePlusPlusBaselineConfig,
+    ReinforcePlusPlusConfig,
+    RLOOConfig,
+    SFTConfig,
+)
+from trainers.config.algorithm_parts import CorrectionConfig, CriticConfig, KLConfig, OPSMConfig
 from trainers.config.checkpoint import CheckpointConfig
 from trainers.config.data import DataConfig
 from trainers.config.megatron_options import OWNED_MEGATRON_OPTIONS
@@ -15,14 +29,28 @@ from trainers.config.trainer import TrainerConfig
 __all__ = [
     "OWNED_MEGATRON_OPTIONS",
     "AlgorithmConfig",
+    "CISPOConfig",
     "CheckpointConfig",
+    "CorrectionConfig",
+    "CriticConfig",
+    "DPOConfig",
     "DataConfig",
+    "DrGRPOConfig",
     "GRPOConfig",
+    "GSPOConfig",
+    "KLConfig",
     "ModelConfig",
+    "OPSMConfig",
+    "PPOConfig",
+    "PolicyGradientConfig",
+    "RLOOConfig",
+    "ReinforcePlusPlusBaselineConfig",
+    "ReinforcePlusPlusConfig",
     "RewardConfig",
     "RolloutConfig",
     "RunConfig",
     "RuntimeConfig",
+    "SFTConfig",
     "SyncConfig",
     "TrainerConfig",
 ]
