@@ -52,6 +52,7 @@ def measure(options: argparse.Namespace, model: Path) -> dict[str, Any]:
     )
     rank = Rank(
         config,
+        run_id="benchmark",
         rank=0,
         world_size=1,
         device=options.device,

@@ -44,7 +44,7 @@ class Run:
 
 
 @asynccontextmanager
-async def assembled(config: RunConfig, name: str, run_dir: Path, report: Reporter) -> AsyncGenerator[Run]:
+async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, report: Reporter) -> AsyncGenerator[Run]:
     """All parts of a run. What the user gave is checked before any accelerator is taken.
 
     ``name`` is the placement group's. While the body runs, an engine that is lost ends it with EngineLost.
@@ -80,7 +80,12 @@ async def assembled(config: RunConfig, name: str, run_dir: Path, report: Reporte
         stack.push_async_callback(fleet.close)
         checkpoints = Path(config.checkpoint.save or run_dir / "checkpoints")
         trainer = MegatronTrainer(
-            config, checkpoints=checkpoints, slots=placement.trainer_slots, hardware=hardware, log_dir=run_dir / "logs"
+            config,
+            checkpoints=checkpoints,
+            run_id=run_id,
+            slots=placement.trainer_slots,
+            hardware=hardware,
+            log_dir=run_dir / "logs",
         )
         stack.push_async_callback(trainer.close)
 

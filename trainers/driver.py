@@ -69,5 +69,7 @@ class Driver:
         from trainers.loop import train
 
         config = RunConfig.model_validate(self._launch.spec)
-        async with assembled(config, f"job-{self._launch.job_id}-{self._launch.attempt}", run_dir, report) as run:
+        async with assembled(
+            config, f"job-{self._launch.job_id}-{self._launch.attempt}", self._launch.job_id, run_dir, report
+        ) as run:
             await train(run)

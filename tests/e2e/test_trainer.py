@@ -133,6 +133,7 @@ def make_batch(config: RunConfig, rollout_id: int = 0, *, max_tokens: int = 8192
 def single_rank(config: RunConfig, begin: Checkpoint | None = None) -> Iterator[Rank]:
     rank = Rank(
         config,
+        run_id="run",
         rank=0,
         world_size=1,
         device="cpu",
@@ -297,7 +298,11 @@ def test_a_resumed_run_takes_exactly_the_steps_that_the_interrupted_one_would_ha
         expected = [rank.step(make_batch(config, rollout_id)) for rollout_id in (1, 2)]
     assert path == tmp_path / "iter_0000000"
     assert (tmp_path / "latest_checkpointed_iteration.txt").read_text() == "0"
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["iter_0000000", "latest_checkpointed_iteration.txt"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [
+        "iter_0000000",
+        "latest_checkpointed_iteration.txt",
+        "rollway_run.json",
+    ]
 
     with single_rank(config, Checkpoint(tmp_path, 0)) as rank:
         assert rank.state.next_rollout_id == 1
@@ -325,12 +330,67 @@ def test_a_checkpoint_of_another_model_is_refused(models: dict[str, Path], tmp_p
     with pytest.raises(CheckpointInvalid, match="iter_0000000 cannot be loaded"):
         Rank(
             run_config(models["llama"]),
+            run_id="run",
             rank=0,
             world_size=1,
             device="cpu",
             init_method=f"tcp://127.0.0.1:{free_port('127.0.0.1')}",
             begin=Checkpoint(tmp_path, 0),
         )
+
+
+@pytest.mark.parametrize("format", ["torch", "torch_dist"])
+def test_either_format_is_recognised_when_it_is_loaded_whatever_is_saved(
+    format: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    written = run_config(models["qwen3"], checkpoint={"format": format})
+    with single_rank(written) as rank:
+        rank.step(make_batch(written, 0))
+        rank.save(0, tmp_path, {"data": 1})
+        expected = rank.step(make_batch(written, 1))
+    other = run_config(models["qwen3"], checkpoint={"format": {"torch": "torch_dist", "torch_dist": "torch"}[format]})
+    with single_rank(other, Checkpoint(tmp_path, 0)) as rank:
+        assert rank.state.extra_state == {"data": 1}
+        found = rank.step(make_batch(other, 1))
+    assert found.losses == expected.losses
+    assert found.grad_norms == expected.grad_norms
+
+
+def test_weights_alone_begin_a_new_run(models: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(models["qwen3"])
+    with single_rank(config) as rank:
+        rank.step(make_batch(config, 0))
+        rank.save(4, tmp_path, {"data": 1})
+        trained = {name: tensor.clone() for name, tensor in rank.named_tensors()}
+    with single_rank(config, Checkpoint(tmp_path, 4, weights_only=True)) as rank:
+        assert (rank.state.next_rollout_id, rank.state.extra_state) == (0, None)
+        assert all(torch.equal(tensor, trained[name]) for name, tensor in rank.named_tensors())
+        assert rank.step(make_batch(config, 0)).metrics["lr"] == config.trainer.lr
+
+
+def test_a_damaged_checkpoint_is_refused_by_the_name_of_the_file(models: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(models["qwen3"])
+    with single_rank(config) as rank:
+        path = rank.save(0, tmp_path, {})
+    victim = max(path.rglob("*.distcp"), key=lambda file: file.stat().st_size)
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with (
+        pytest.raises(CheckpointInvalid, match=f"{victim.name} is not what was saved"),
+        single_rank(config, Checkpoint(tmp_path, 0)),
+    ):
+        pass
+
+
+def test_old_checkpoints_go_once_a_newer_one_is_whole(models: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(models["qwen3"], checkpoint={"keep_last": 2, "keep_every": 3})
+    (tmp_path / "iter_0000001").mkdir()  # of another program
+    with single_rank(config) as rank:
+        for rollout in (2, 3, 4, 5, 6):
+            rank.save(rollout, tmp_path, {})
+    names = sorted(path.name for path in tmp_path.iterdir() if path.is_dir())
+    assert names == ["iter_0000001", "iter_0000003", "iter_0000005", "iter_0000006"]
 
 
 def test_a_save_that_runs_out_of_space_leaves_the_last_checkpoint_in_force(
@@ -353,6 +413,7 @@ def test_a_save_that_runs_out_of_space_leaves_the_last_checkpoint_in_force(
         "iter_0000000",
         "iter_0000001",
         "latest_checkpointed_iteration.txt",
+        "rollway_run.json",
     ]
 
 
@@ -521,6 +582,7 @@ class Ranks:
         self.trainer = MegatronTrainer(
             self._config,
             checkpoints=self._directory / "checkpoints",
+            run_id="run",
             slots=self._placement.trainer_slots,
             hardware=CPU,
             log_dir=self._directory / "logs",

@@ -29,6 +29,7 @@ class RankLaunch:
     rank: int
     world_size: int
     config: RunConfig
+    run_id: str
     hardware: Hardware
     log: Path
 
@@ -69,6 +70,7 @@ class TrainRank:
         with memory_errors(f"rank {launch.rank} starting"):
             self._rank = Rank(
                 launch.config,
+                run_id=launch.run_id,
                 rank=launch.rank,
                 world_size=launch.world_size,
                 device=launch.hardware.torch_device,

@@ -28,7 +28,6 @@ _UNSUPPORTED: dict[str, Any] = {
     "overlap_param_gather": False,
     "optimizer_cpu_offload": False,
     "async_save": False,
-    "ckpt_format": "torch_dist",
     "transformer_impl": "local",
     "fp8": None,
     "mtp_num_layers": None,
@@ -94,6 +93,7 @@ def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> di
         "distributed_backend": "nccl" if device == "cuda" else "gloo",
         "use_cpu_initialization": device == "cpu",
         "tokenizer_type": "NullTokenizer",
+        "ckpt_format": config.checkpoint.format,
         # The default format cannot change the tensor-parallel size.
         "dist_ckpt_optim_fully_reshardable": True,
     }

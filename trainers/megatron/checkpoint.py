@@ -15,6 +15,7 @@ from typing import Any
 from unittest import mock
 
 import torch.distributed as dist
+from megatron.core.dist_checkpointing import check_is_distributed_checkpoint
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
@@ -23,7 +24,17 @@ from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from trainers.errors import CheckpointInvalid, StorageFailed
-from trainers.megatron.start import EXTRA_STATE, TRACKER, Checkpoint, iteration_name
+from trainers.megatron.manifest import (
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    damage,
+    digest,
+    expendable,
+    files_of,
+    read_manifest,
+)
+from trainers.megatron.start import EXTRA_STATE, OWNER, TRACKER, Checkpoint, iteration_name, read_owner
 from trainers.megatron.world import agree, is_rank_zero
 
 _STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
@@ -39,14 +50,24 @@ class TrainingState:
     scheduler: OptimizerParamScheduler
 
 
-def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
-    """Write ``directory/iter_{rollout_id:07d}``, then the tracker. A collective.
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """Whose checkpoints these are, and which of them stay."""
+
+    run_id: str
+    keep_last: int | None = None
+    keep_every: int | None = None
+
+
+def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: dict[str, Any], keeper: Keeper) -> Path:
+    """Write ``directory/iter_{rollout_id:07d}`` with its manifest, then the tracker, and let go of what need not be
+    kept. A collective.
 
     Everything is written beside its place and renamed, so that what the tracker names is whole. Raises StorageFailed
     on all ranks, naming the directory.
     """
     staging = directory / f".saving-{rollout_id}"
-    _on_rank_zero(directory, lambda: _prepare(directory, staging))
+    _on_rank_zero(directory, lambda: _prepare(directory, staging, keeper))
     failure: BaseException | None = None
     try:
         with _local_results_queue(), _argument(state.args, "save", str(staging)):
@@ -54,16 +75,30 @@ def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: di
     except (Exception, CheckpointException) as error:  # torch's is no Exception
         failure = error
     _raise_together(directory, failure)
-    _on_rank_zero(directory, lambda: _publish(directory, staging, rollout_id, extra_state))
+    written = staging / iteration_name(rollout_id)
+    _on_rank_zero(directory, lambda: _write_durably(written / EXTRA_STATE, json.dumps(extra_state)))
+    manifest = Manifest(keeper.run_id, rollout_id, tuple(_digests(directory, written)))
+    _on_rank_zero(directory, lambda: _publish(directory, staging, rollout_id, manifest, keeper))
     return directory / iteration_name(rollout_id)
 
 
-def load(state: TrainingState, checkpoint: Checkpoint) -> dict[str, Any] | None:
-    """Restore everything that was saved; returns its extra state, None when it has none. A collective.
+def load(state: TrainingState, checkpoint: Checkpoint, *, verify: bool = True) -> dict[str, Any] | None:
+    """Restore everything that was saved; returns its extra state, None when it has none or only the weights are
+    wanted. A collective. The format, ``torch`` or ``torch_dist``, is found out.
 
-    Raises CheckpointInvalid when it does not fit the model or cannot be read.
+    Raises CheckpointInvalid when it does not fit the model, cannot be read, or is not what was saved (``verify``).
     """
+    if verify:
+        _verify(checkpoint)
+    weights_only = checkpoint.weights_only or checkpoint.iteration is None
+    # Megatron's own detection goes on to treat some parts as if they had the format that is saved.
+    distributed = check_is_distributed_checkpoint(str(checkpoint.path))
     with (
+        _argument(state.args, "ckpt_format", "torch_dist" if distributed else "torch"),
+        _argument(state.args, "use_dist_ckpt", distributed),
+        _argument(state.args, "finetune", weights_only),
+        _argument(state.args, "no_load_optim", weights_only or state.args.no_load_optim),
+        _argument(state.args, "no_load_rng", weights_only or state.args.no_load_rng),
         _argument(state.args, "load", str(checkpoint.directory)),
         _argument(state.args, "ckpt_step", checkpoint.iteration),
     ):
@@ -72,7 +107,7 @@ def load(state: TrainingState, checkpoint: Checkpoint) -> dict[str, Any] | None:
         except (Exception, CheckpointException, SystemExit) as error:  # Megatron exits for what it cannot read
             said = str(error).strip().rpartition("\n")[2]
             raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {said}") from error
-    return read_extra_state(checkpoint)
+    return None if weights_only else read_extra_state(checkpoint)
 
 
 def read_extra_state(checkpoint: Checkpoint) -> dict[str, Any] | None:
@@ -85,16 +120,18 @@ def read_extra_state(checkpoint: Checkpoint) -> dict[str, Any] | None:
         raise CheckpointInvalid(f"{path} is not JSON: {error}") from error
 
 
-def _prepare(directory: Path, staging: Path) -> None:
+def _prepare(directory: Path, staging: Path, keeper: Keeper) -> None:
     directory.mkdir(parents=True, exist_ok=True)
+    if read_owner(directory) != keeper.run_id:  # empty, or taken over as both load and save
+        _write_durably(directory / OWNER, json.dumps({"run": keeper.run_id}))
     for left_behind in directory.glob(".saving-*"):
         shutil.rmtree(left_behind)
     staging.mkdir()
 
 
-def _publish(directory: Path, staging: Path, rollout_id: int, extra_state: dict[str, Any]) -> None:
+def _publish(directory: Path, staging: Path, rollout_id: int, manifest: Manifest, keeper: Keeper) -> None:
     name = iteration_name(rollout_id)
-    _write_durably(staging / name / EXTRA_STATE, json.dumps(extra_state))
+    _write_durably(staging / name / MANIFEST, manifest.to_json())
     target = directory / name
     if target.exists():  # saved before its tracker was lost, or by a run whose tracker was taken away
         target.rename(staging / f"{name}.old")
@@ -105,6 +142,43 @@ def _publish(directory: Path, staging: Path, rollout_id: int, extra_state: dict[
     tracker.replace(directory / TRACKER)
     _sync(directory)
     shutil.rmtree(staging)
+    own = [found.rollout for path in directory.glob("iter_*") if (found := _own(path, keeper.run_id)) is not None]
+    for rollout in expendable(own, keep_last=keeper.keep_last, keep_every=keeper.keep_every):
+        if rollout != rollout_id:
+            # Renamed first: a deletion that is cut short leaves nothing that looks like a checkpoint.
+            doomed = directory / f".saving-{rollout}"
+            (directory / iteration_name(rollout)).rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def _own(path: Path, run_id: str) -> Manifest | None:
+    found = read_manifest(path)
+    return found if found is not None and found.run == run_id else None
+
+
+def _digests(directory: Path, written: Path) -> list[FileEntry]:
+    """Of all files, each rank reading its share."""
+    failure: OSError | None = None
+    mine: list[FileEntry] = []
+    try:
+        mine = digest(written, files_of(written)[dist.get_rank() :: dist.get_world_size()])
+    except OSError as error:
+        failure = error
+    _raise_together(directory, failure)
+    everyone: list[list[FileEntry]] = [[] for _ in range(dist.get_world_size())]
+    dist.all_gather_object(everyone, mine)
+    return sorted((entry for entries in everyone for entry in entries), key=lambda entry: entry.path)
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    """Against the manifest, each rank its share; a checkpoint of another program has none."""
+    found = read_manifest(checkpoint.path)
+    if found is None:
+        return
+    said: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(said, damage(checkpoint.path, found.files[dist.get_rank() :: dist.get_world_size()]))
+    if wrong := next((text for text in said if text is not None), None):
+        raise CheckpointInvalid(f"{checkpoint.path} is damaged: {wrong}; take an earlier one with checkpoint.ckpt_step")
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -38,14 +38,16 @@ class MegatronTrainer:
         config: RunConfig,
         *,
         checkpoints: Path,
+        run_id: str,
         slots: Sequence[Slot],
         hardware: Hardware,
         log_dir: Path,
     ):
-        """``checkpoints``: where this run saves, and resumes from. ``slots``: one per rank. Each rank writes
-        ``log_dir/trainer-{rank}.log``."""
+        """``checkpoints``: where this run, ``run_id``, saves and resumes from. ``slots``: one per rank. Each rank
+        writes ``log_dir/trainer-{rank}.log``."""
         self._config = config
         self._checkpoints = checkpoints
+        self._run_id = run_id
         self._slots = list(slots)
         self._hardware = hardware
         self._log_dir = log_dir
@@ -58,11 +60,13 @@ class MegatronTrainer:
         begin = await asyncio.to_thread(
             resolve_start,
             self._checkpoints,
-            Path(config.checkpoint.load) if config.checkpoint.load else None,
-            ckpt_step=config.trainer.megatron.get("ckpt_step"),
+            config.checkpoint,
+            run_id=self._run_id,
         )
         launches = [
-            RankLaunch(rank, len(self._slots), config, self._hardware, self._log_dir / f"trainer-{rank}.log")
+            RankLaunch(
+                rank, len(self._slots), config, self._run_id, self._hardware, self._log_dir / f"trainer-{rank}.log"
+            )
             for rank in range(len(self._slots))
         ]
         actor_class = ray.remote(TrainRank)

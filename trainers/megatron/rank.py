@@ -19,12 +19,13 @@ from trainers.config import RunConfig
 from trainers.megatron import checkpoint, world
 from trainers.megatron.args import megatron_args
 from trainers.megatron.device import DeviceType, megatron_device
+from trainers.megatron.experience import Experience, custom_advantage
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
-from trainers.megatron.loss import PolicyLoss
+from trainers.megatron.loss import loss_of
 from trainers.megatron.model import Policy, build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
 from trainers.megatron.packing import pack
@@ -42,6 +43,7 @@ class Rank:
         self,
         config: RunConfig,
         *,
+        run_id: str,
         rank: int,
         world_size: int,
         device: DeviceType,
@@ -54,6 +56,7 @@ class Rank:
         CheckpointInvalid or TrainerLost.
         """
         self._device: DeviceType = device
+        self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
         with megatron_device(device):
@@ -100,18 +103,26 @@ class Rank:
         if args.overlap_grad_reduce:
             model_config.no_sync_func = module.no_sync
         self._state = checkpoint.TrainingState(args, module, optimizer, scheduler)
-        extra_state = checkpoint.load(self._state, begin) if begin is not None else None
+        extra_state = (
+            checkpoint.load(self._state, begin, verify=config.checkpoint.verify) if begin is not None else None
+        )
         self._train = RolloutTrainer(
             policy=Policy(
                 module,
                 vocab_shard(args.padded_vocab_size, self._hf.vocab_size, world.tensor_parallel_group()),
                 config.rollout.sampling.temperature,
             ),
-            loss=PolicyLoss(config.algorithm),
+            loss=loss_of(config.algorithm),
             optimizer=optimizer,
             scheduler=scheduler,
             global_batch_size=config.global_batch_size,
             data_parallel_group=world.data_parallel_group(),
+        )
+        self._experience = Experience(
+            config.algorithm,
+            world.data_parallel_group(),
+            policy=self._train.log_probs,
+            custom_advantage=custom_advantage(config.algorithm),
         )
         self.state = TrainerState(
             next_rollout_id=0 if begin is None else begin.next_rollout_id,
@@ -130,7 +141,7 @@ class Rank:
                 [pack([batch.samples[i] for i in members], self._device) for members in step[data_rank]]
                 for step in batch.plan.steps
             ]
-            stats = self._train(steps)
+            stats = self._train(steps, self._experience(steps))
         log.info("rollout %d: %.3f s, %s", batch.rollout_id, time.perf_counter() - started, stats.metrics)
         return stats
 
@@ -149,7 +160,7 @@ class Rank:
 
     def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
         with megatron_device(self._device):
-            return checkpoint.save(self._state, rollout_id, directory, extra_state)
+            return checkpoint.save(self._state, rollout_id, directory, extra_state, self._keeper)
 
     def export_hf(self, directory: Path) -> Path:
         """A collective of all ranks; rank 0 writes."""

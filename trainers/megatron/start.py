@@ -1,12 +1,16 @@
 """Where training begins: at an own checkpoint, at one that was given, or at the Hugging Face weights. Light."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainers.config import CheckpointConfig
 from trainers.errors import CheckpointInvalid
 
 TRACKER = "latest_checkpointed_iteration.txt"
 EXTRA_STATE = "extra_state.json"
+OWNER = "rollway_run.json"
+"""In a directory of checkpoints: which run writes there."""
 RELEASE = "release"
 
 
@@ -17,6 +21,10 @@ class Checkpoint:
     directory: Path
     iteration: int | None
     """None: a ``release``, that is converted weights without optimizer, at no iteration."""
+    weights_only: bool = False
+    """Leave its optimizer, schedule, random state and data position: a new run begins with its weights."""
+    next_rollout: int | None = None
+    """The rollout to begin with, where that was said."""
 
     @property
     def path(self) -> Path:
@@ -24,31 +32,80 @@ class Checkpoint:
 
     @property
     def next_rollout_id(self) -> int:
-        return 0 if self.iteration is None else self.iteration + 1
+        if self.next_rollout is not None:
+            return self.next_rollout
+        return 0 if self.iteration is None or self.weights_only else self.iteration + 1
 
 
 def iteration_name(iteration: int) -> str:
     return f"iter_{iteration:07d}"
 
 
-def resolve_start(save: Path, load: Path | None, *, ckpt_step: int | None = None) -> Checkpoint | None:
-    """The checkpoint to begin from: the newest that this run saved, else ``load``'s, else None (Hugging Face).
+def resolve_start(save: Path, config: CheckpointConfig, *, run_id: str) -> Checkpoint | None:
+    """The checkpoint to begin from: the newest that this run saved, else that of ``checkpoint.load``; where
+    that holds nothing, ``checkpoint.ref_load``'s; else None (``model.hf_checkpoint``).
 
-    ``ckpt_step`` picks an iteration of ``load``. Raises CheckpointInvalid, which names the directory and what it
-    lacks: a run never starts from other weights than those it was given.
+    Raises CheckpointInvalid, which names the directory and what it lacks: a run never starts from other weights
+    than those it was given, and never writes over another run's checkpoints.
     """
+    load = Path(config.load) if config.load is not None else None
     if (save / TRACKER).is_file():
-        return _checkpoint(save, _tracked(save))
+        owner = read_owner(save)
+        if owner == run_id:
+            return _checkpoint(save, _tracked(save))
+        if load is None or load.resolve() != save.resolve():
+            whose = f"those of run {owner}" if owner else "checkpoints that another program wrote"
+            raise CheckpointInvalid(
+                f"checkpoint.save: {save} holds {whose}: choose another directory, or give it as checkpoint.load too "
+                "to go on with them"
+            )
     if load is None:
         return None
-    if ckpt_step is not None:
-        return _checkpoint(load, ckpt_step)
-    if not (load / TRACKER).is_file():
+    return _given(load, save, config)
+
+
+def _given(load: Path, save: Path, config: CheckpointConfig) -> Checkpoint | None:
+    if config.ckpt_step is not None:
+        begin = _checkpoint(load, config.ckpt_step)
+    elif (load / TRACKER).is_file():
+        begin = _checkpoint(load, _tracked(load))
+    elif config.ref_load is not None:
+        return reference(config)
+    elif load.resolve() == save.resolve() and not (load.is_dir() and any(load.iterdir())):
+        return None  # begun here, to be resumed here
+    else:
         raise CheckpointInvalid(
             f"checkpoint.load: {load} has no {TRACKER}: it is not a directory of Megatron checkpoints; "
-            "leave it out to begin from model.hf_checkpoint"
+            "leave it out to begin from model.hf_checkpoint, or set checkpoint.ref_load to begin from that"
         )
-    return _checkpoint(load, _tracked(load))
+    return Checkpoint(begin.directory, begin.iteration, config.finetune, config.start_rollout_id)
+
+
+def reference(config: CheckpointConfig) -> Checkpoint | None:
+    """The reference model's weights; None: they are in Hugging Face's format, or the model's own."""
+    if config.ref_load is None:
+        return None
+    directory = Path(config.ref_load)
+    if config.ref_ckpt_step is None and not (directory / TRACKER).is_file():
+        if (directory / "config.json").is_file():
+            return None
+        raise CheckpointInvalid(
+            f"checkpoint.ref_load: {directory} has neither {TRACKER} nor config.json: it is neither a directory of "
+            "Megatron checkpoints nor of Hugging Face's"
+        )
+    step = config.ref_ckpt_step
+    found = _checkpoint(directory, _tracked(directory) if step is None else step)
+    return Checkpoint(found.directory, found.iteration, weights_only=True)
+
+
+def read_owner(directory: Path) -> str | None:
+    """The run that writes checkpoints to ``directory``; None where no run of ours does."""
+    try:
+        return str(json.loads((directory / OWNER).read_text())["run"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointInvalid(f"{directory / OWNER} does not say which run it belongs to: {error}") from error
 
 
 def _tracked(directory: Path) -> int | None:
