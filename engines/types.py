@@ -54,6 +54,8 @@ class Sample:
     rollout_log_probs: list[float] = field(default_factory=list[float])
     weight_versions: list[int] = field(default_factory=list[int])
     session_id: str | None = None
+    trajectory_index: int | None = None
+    """Samples that came of one attempt (say, the turns of an agent) have it in common; None: a sample alone."""
 
     @property
     def truncated(self) -> bool:

@@ -2,16 +2,29 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from engines.types import Sample, SampleStatus
-from trainers.config import AlgorithmConfig
-from trainers.errors import RolloutFailed
+from trainers.config import (
+    AlgorithmConfig,
+    CISPOConfig,
+    DPOConfig,
+    DrGRPOConfig,
+    GRPOConfig,
+    GSPOConfig,
+    PPOConfig,
+    ReinforcePlusPlusBaselineConfig,
+    ReinforcePlusPlusConfig,
+    RLOOConfig,
+    SFTConfig,
+)
+from trainers.errors import ConfigInvalid, RolloutFailed
 from trainers.micro_batches import plan_micro_batches
-from trainers.protocols import TrainBatch, TrainSample
-from trainers.rl.advantages import group_normalize
+from trainers.protocols import MicroBatchPlan, TrainBatch, TrainSample
+from trainers.rl.advantages import group_normalize, leave_one_out
 
 
 def is_trainable(sample: Sample) -> bool:
@@ -29,11 +42,12 @@ def build_train_batch(
     data_parallel_size: int,
     max_tokens: int,
 ) -> TrainBatch:
-    """Check the samples, turn rewards into advantages by group, and plan the micro-batches.
+    """Check the samples, turn rewards into what the algorithm makes of them, and plan the micro-batches.
 
-    Every sample of the batch has at least one prompt and one response token (R ≥ 1, T > R).
-    Raises :class:`RolloutFailed` for a sample that contradicts itself or a rollout with nothing to learn from,
-    :class:`ConfigInvalid` for sizes that do not divide.
+    Every sample of the batch has at least one prompt and one response token (R ≥ 1, T > R). Samples of a rollout that
+    have a ``trajectory_index`` in common are told how long it is. Under DPO a group is a chosen sample and its rejected
+    one, and stays together. Raises :class:`RolloutFailed` for a sample that contradicts itself or a rollout with
+    nothing to learn from, :class:`ConfigInvalid` for sizes that do not divide.
     """
     samples = [sample for group in groups for sample in group]
     for sample in samples:
@@ -43,22 +57,86 @@ def build_train_batch(
         counts = {status.value: n for status in SampleStatus if (n := sum(s.status is status for s in samples))}
         raise RolloutFailed(f"rollout {rollout_id}: none of its {len(samples)} samples has a reward: {counts}")
     group_of = [number for number, group in enumerate(groups) for _ in group]
-    advantages = [0.0] * len(samples)
-    normalized = group_normalize(
+    outcomes = [0.0] * len(samples)
+    relative = _outcomes(
         torch.tensor([samples[i].reward for i in scored], dtype=torch.float64),
         torch.tensor([group_of[i] for i in scored]),
-        normalize_std=algorithm.normalize_std,
+        algorithm,
     )
-    for i, advantage in zip(scored, normalized.tolist(), strict=True):
-        advantages[i] = advantage
-    train_samples = [_train_sample(sample, each) for sample, each in zip(samples, advantages, strict=True)]
+    for i, outcome in zip(scored, relative.tolist(), strict=True):
+        outcomes[i] = outcome
+    train_samples = [_train_sample(sample, each) for sample, each in zip(samples, outcomes, strict=True)]
+    paired = isinstance(algorithm, DPOConfig)
+    if paired:
+        _check_pairs(rollout_id, groups, global_batch_size)
+    width = 2 if paired else 1
+    lengths = [len(sample.tokens) for sample in train_samples]
     plan = plan_micro_batches(
-        [len(sample.tokens) for sample in train_samples],
-        global_batch_size=global_batch_size,
+        [sum(lengths[i : i + width]) for i in range(0, len(lengths), width)],
+        global_batch_size=global_batch_size // width,
         data_parallel_size=data_parallel_size,
         max_tokens=max_tokens,
     )
-    return TrainBatch(rollout_id=rollout_id, samples=train_samples, plan=plan)
+    if paired:
+        plan = _of_pairs(plan)
+    trajectories = [sample.trajectory_index for sample in samples]
+    return TrainBatch(rollout_id=rollout_id, samples=_with_trajectories(train_samples, trajectories, plan), plan=plan)
+
+
+def _outcomes(rewards: torch.Tensor, group_ids: torch.Tensor, algorithm: AlgorithmConfig) -> torch.Tensor:
+    """Rewards as the algorithm compares them, [N]."""
+    match algorithm:
+        case GRPOConfig() | GSPOConfig() | CISPOConfig():
+            if not algorithm.normalize_rewards:
+                return rewards
+            return group_normalize(rewards, group_ids, normalize_std=algorithm.normalize_std)
+        case DrGRPOConfig():
+            return group_normalize(rewards, group_ids, normalize_std=False)
+        case ReinforcePlusPlusBaselineConfig():
+            return group_normalize(rewards, group_ids, normalize_std=False) if algorithm.normalize_rewards else rewards
+        case RLOOConfig():
+            return leave_one_out(rewards, group_ids)
+        case PPOConfig() | ReinforcePlusPlusConfig() | SFTConfig() | DPOConfig():
+            return rewards
+
+
+def _check_pairs(rollout_id: int, groups: Sequence[Sequence[Sample]], global_batch_size: int) -> None:
+    for number, group in enumerate(groups):
+        if len(group) != 2:
+            raise RolloutFailed(
+                f"rollout {rollout_id}, group {number}: DPO compares a chosen sample with a rejected one, and there are "
+                f"{len(group)} samples"
+            )
+    if global_batch_size % 2:
+        raise ConfigInvalid(f"trainer.global_batch_size ({global_batch_size}) must be even: DPO trains on pairs")
+
+
+def _of_pairs(plan: MicroBatchPlan) -> MicroBatchPlan:
+    """Positions of samples from those of pairs."""
+    return MicroBatchPlan(
+        [
+            [[[2 * pair + side for pair in members for side in (0, 1)] for members in batches] for batches in ranks]
+            for ranks in plan.steps
+        ]
+    )
+
+
+def _with_trajectories(
+    samples: Sequence[TrainSample], trajectories: Sequence[int | None], plan: MicroBatchPlan
+) -> list[TrainSample]:
+    """Samples that share a trajectory in an optimizer step, told how many mask-1 tokens it has there, and the first of
+    them that it counts."""
+    found = list(samples)
+    for ranks in plan.steps:
+        members: dict[int, list[int]] = {}
+        for i in sorted(i for batches in ranks for batch in batches for i in batch):
+            if (trajectory := trajectories[i]) is not None:
+                members.setdefault(trajectory, []).append(i)
+        for siblings in members.values():
+            tokens = float(sum(samples[i].loss_mask.sum() for i in siblings))
+            for i in siblings:
+                found[i] = replace(found[i], trajectory_tokens=tokens, trajectory_head=i == siblings[0])
+    return found
 
 
 def _train_sample(sample: Sample, advantage: float) -> TrainSample:

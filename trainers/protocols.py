@@ -16,11 +16,20 @@ class TrainSample:
     loss_mask: NDArray[np.float32]  # [R], 1 trains
     rollout_log_probs: NDArray[np.float32]  # [R]
     advantage: float
-    """The group-normalised reward: the advantage of every response token under GRPO."""
+    """The outcome, relative to its group where the algorithm is: the advantage of every response token, or that from
+    which the advantages of the tokens are made."""
+    trajectory_tokens: float | None = None
+    """Mask-1 tokens of all samples of its trajectory in its optimizer step; None: it is alone."""
+    trajectory_head: bool = True
+    """Whether it is the sample by which its trajectory is counted in its optimizer step."""
 
     @property
     def response_length(self) -> int:
         return len(self.loss_mask)
+
+    @property
+    def tokens_of_trajectory(self) -> float:
+        return float(self.loss_mask.sum()) if self.trajectory_tokens is None else self.trajectory_tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ class MicroBatch:
     """[R], float32."""
     cu_responses: Tensor
     """[N + 1]: sample i's response is ``cu_responses[i]:cu_responses[i + 1]``."""
+    trajectory_tokens: Tensor
+    """[N], float32: mask-1 tokens of the trajectory that the sample is part of, in its optimizer step."""
+    trajectory_heads: Tensor
+    """[N], float32: 1 for one sample of each trajectory in an optimizer step, 0 for the others."""
 
     @property
     def num_samples(self) -> int:
@@ -62,4 +66,6 @@ def pack(samples: Sequence[TrainSample], device: torch.device | str) -> MicroBat
         rollout_log_probs=to(np.concatenate([sample.rollout_log_probs for sample in samples]).astype(np.float32)),
         advantages=to(np.repeat(np.array([sample.advantage for sample in samples], np.float32), responses)),
         cu_responses=to(cu_responses),
+        trajectory_tokens=to(np.array([sample.tokens_of_trajectory for sample in samples], np.float32)),
+        trajectory_heads=to(np.array([sample.trajectory_head for sample in samples], np.float32)),
     )

@@ -11,9 +11,10 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
-from trainers.megatron.loss import PolicyLoss, means_of
+from trainers.megatron.loss import Loss, mean_over_steps
 from trainers.megatron.model import Policy
 from trainers.megatron.packing import MicroBatch
+from trainers.megatron.signals import Signals
 from trainers.protocols import StepStats
 
 
@@ -22,39 +23,34 @@ class RolloutTrainer:
     """Everything that takes part in a step, on one rank."""
 
     policy: Policy
-    loss: PolicyLoss
+    loss: Loss
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
     global_batch_size: int
     data_parallel_group: dist.ProcessGroup
 
-    def __call__(self, steps: Sequence[Sequence[MicroBatch]]) -> StepStats:
-        """Train on one rollout: ``steps[s]`` are this rank's micro-batches of optimizer step s."""
-        old: list[list[Tensor | None]] = [[None] * len(batches) for batches in steps]
-        rollouts = self.loss.algorithm.use_rollout_log_probs
-        if len(steps) > 1 and not rollouts:
-            # From the second step on the policy is not the one whose log-probabilities are "old".
-            with torch.no_grad():
-                old = [[self.policy.log_probs(batch)[0] for batch in batches] for batches in steps]
-        done = [self._step(batches, olds) for batches, olds in zip(steps, old, strict=True)]
-        names = [name for name in done[0] if name not in ("tokens", "mask_tokens")]
-        metrics = {name: sum(each[name] for each in done) / len(done) for name in names}
-        metrics |= {name: sum(each[name] for each in done) for name in ("tokens", "mask_tokens")}
-        if rollouts:  # later steps see a policy that the engine never had
-            metrics["log_prob_diff"] = done[0]["log_prob_diff"]
+    def __call__(self, steps: Sequence[Sequence[MicroBatch]], signals: Sequence[Sequence[Signals]]) -> StepStats:
+        """Train on one rollout: ``steps[s]`` are this rank's micro-batches of optimizer step s, ``signals[s]`` what is
+        known of each."""
+        done = [self._step(batches, known) for batches, known in zip(steps, signals, strict=True)]
         return StepStats(
-            metrics=metrics,
+            metrics=mean_over_steps(done, of_the_first=self.loss.of_the_first),
             losses=[each["loss"] for each in done],
             grad_norms=[each["grad_norm"] for each in done],
         )
 
-    def _step(self, batches: Sequence[MicroBatch], old: Sequence[Tensor | None]) -> dict[str, float]:
+    def log_probs(self, steps: Sequence[Sequence[MicroBatch]]) -> list[list[Tensor]]:
+        """Of the responses of every micro-batch, [R] each, without gradient."""
+        with torch.no_grad():
+            return [[self.policy.log_probs(batch)[0] for batch in batches] for batches in steps]
+
+    def _step(self, batches: Sequence[MicroBatch], signals: Sequence[Signals]) -> dict[str, float]:
         module = self.policy.module
         module.train()
         zero_grad_buffer: Callable[[], None] = module.zero_grad_buffer  # pyright: ignore[reportAssignmentType]
         zero_grad_buffer()
         self.optimizer.zero_grad()
-        pairs = iter(zip(batches, old, strict=True))
+        pairs = iter(zip(batches, signals, strict=True))
         sums: list[dict[str, Tensor]] = get_forward_backward_func()(
             forward_step_func=self._forward,
             data_iterator=pairs,
@@ -70,15 +66,15 @@ class RolloutTrainer:
             self.scheduler.step(increment=self.global_batch_size)
         total = torch.stack([each["sums"] for each in sums]).sum(0)
         dist.all_reduce(total, group=self.data_parallel_group)
-        return means_of(total.tolist()) | {"grad_norm": float(grad_norm), "lr": float(lr)}
+        return self.loss.metrics(total.tolist()) | {"grad_norm": float(grad_norm), "lr": float(lr)}
 
     def _forward(
-        self, pairs: Iterator[tuple[MicroBatch, Tensor | None]], module: nn.Module
+        self, pairs: Iterator[tuple[MicroBatch, Signals]], module: nn.Module
     ) -> tuple[tuple[Tensor, Tensor], Callable[[Any], Any]]:
-        batch, old = next(pairs)
+        batch, known = next(pairs)
 
         def loss_of(outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-            loss, denominator, sums = self.loss(*outputs, batch, old)
+            loss, denominator, sums = self.loss(outputs, batch, known)
             return loss, denominator, {"sums": sums}
 
         return self.policy.log_probs(batch), loss_of
