@@ -17,6 +17,8 @@ class Timing:
     running_interval_s: float = 2.0
     """How often it looks at a job that runs; at every other job each tick."""
     lease_s: float = 15.0
+    driver_start_s: float = 60.0
+    """A node has at least this long to start the driver's process, however short the job's own placement timeout."""
     cancel_grace_s: float = 30.0
     """A driver that was asked to cancel has this long to end by itself."""
     silence_s: float = 600.0
@@ -132,11 +134,9 @@ def _in_flight(job: JobFacts, seen: DriverSeen, now: datetime, listening_since: 
     if seen.status is DriverStatus.PENDING:
         if cancelled:  # it cannot hear
             return Stop(EndReason.CANCELLED_BY_USER, "cancelled before its driver was placed")
-        if now - job.driver_started_at > timedelta(seconds=job.placement_timeout_s):
-            return Stop(
-                EndReason.PLACEMENT_TIMEOUT,
-                f"no node took the driver within {job.placement_timeout_s:g} s{detail}",
-            )
+        allowed_s = max(job.placement_timeout_s, timing.driver_start_s)
+        if now - job.driver_started_at > timedelta(seconds=allowed_s):
+            return Stop(EndReason.PLACEMENT_TIMEOUT, f"no node took the driver within {allowed_s:g} s{detail}")
         return Wait(f"a node that can run the driver{detail}")
     if cancelled:
         asked_at = max(job.cancel_requested_at or now, listening_since)
