@@ -66,6 +66,7 @@ class OPSMConfig(Section):
 class CriticConfig(Section):
     """The value model: the policy's architecture and first weights with a head of one output."""
 
-    lr: Annotated[float, Field(gt=0)] = 1e-6
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Unset: ``trainer.lr``. Schedule and decay are the policy's."""
     num_critic_only_steps: Annotated[int, Field(ge=0)] = 0
     """Rollouts at the start in which the critic alone is trained."""

@@ -8,7 +8,8 @@ import os
 import queue
 import shutil
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,19 @@ class TrainingState:
 
     args: argparse.Namespace
     module: nn.Module
-    optimizer: MegatronOptimizer
-    scheduler: OptimizerParamScheduler
+    optimizer: MegatronOptimizer | None = None
+    """None, like ``scheduler``: only weights."""
+    scheduler: OptimizerParamScheduler | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A second model of the trainer, saved inside the policy's checkpoint under its name."""
+
+    name: str
+    state: TrainingState
+    present: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Entered while the module is saved or loaded: puts the companion's weights into it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +71,14 @@ class Keeper:
     keep_every: int | None = None
 
 
-def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: dict[str, Any], keeper: Keeper) -> Path:
+def save(
+    state: TrainingState,
+    rollout_id: int,
+    directory: Path,
+    extra_state: dict[str, Any],
+    keeper: Keeper,
+    companions: Sequence[Companion] = (),
+) -> Path:
     """Write ``directory/iter_{rollout_id:07d}`` with its manifest, then the tracker, and let go of what need not be
     kept. A collective.
 
@@ -72,6 +91,8 @@ def save(state: TrainingState, rollout_id: int, directory: Path, extra_state: di
     try:
         with _local_results_queue(), _argument(state.args, "save", str(staging)):
             save_checkpoint(rollout_id, [state.module], state.optimizer, state.scheduler, 0)
+            for companion in companions:
+                _save_companion(companion, rollout_id, staging / iteration_name(rollout_id))
     except (Exception, CheckpointException) as error:  # torch's is no Exception
         failure = error
     _raise_together(directory, failure)
@@ -108,6 +129,30 @@ def load(state: TrainingState, checkpoint: Checkpoint, *, verify: bool = True) -
             said = str(error).strip().rpartition("\n")[2]
             raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {said}") from error
     return None if weights_only else read_extra_state(checkpoint)
+
+
+def _save_companion(companion: Companion, rollout_id: int, inside: Path) -> None:
+    state, weights_only = companion.state, companion.state.optimizer is None
+    with (
+        companion.present(),
+        _argument(state.args, "save", str(inside / companion.name)),
+        _argument(state.args, "no_save_optim", weights_only or state.args.no_save_optim),
+        _argument(state.args, "no_save_rng", True),
+    ):
+        save_checkpoint(rollout_id, [state.module], state.optimizer, state.scheduler, 0)
+
+
+def load_companion(companion: Companion, checkpoint: Checkpoint) -> bool:
+    """Whether ``checkpoint`` has it, and it was restored. A collective; what is read was verified with the policy's.
+    Raises CheckpointInvalid."""
+    if checkpoint.weights_only or checkpoint.iteration is None or not (checkpoint.path / companion.name).is_dir():
+        return False
+    own = Checkpoint(
+        checkpoint.path / companion.name, checkpoint.iteration, weights_only=companion.state.optimizer is None
+    )
+    with companion.present(), _argument(companion.state.args, "no_load_rng", True):
+        load(companion.state, own, verify=False)
+    return True
 
 
 def read_extra_state(checkpoint: Checkpoint) -> dict[str, Any] | None:

@@ -125,7 +125,7 @@ class PolicyLoss:
             )
             per_token = per_token * weights
             tokens["tis_weight"], tokens["tis_clipped_fraction"] = weights, outside
-        aggregate = Aggregation(algorithm.loss_aggregation, algorithm.loss_divisor)
+        aggregate = aggregation_of(algorithm)
         found = {"pg_loss": aggregate(per_token, batch), "entropy": aggregate(entropy, batch)}
         loss = found["pg_loss"] - algorithm.entropy_coef * found["entropy"]
         if algorithm.kl is not None and algorithm.kl.loss_coef is not None:
@@ -191,7 +191,7 @@ class SFTLoss:
         self, outputs: tuple[Tensor, Tensor], batch: MicroBatch, signals: Signals
     ) -> tuple[Tensor, Tensor, Tensor]:
         log_probs, entropy = outputs
-        aggregate = Aggregation(self.algorithm.loss_aggregation, self.algorithm.loss_divisor)
+        aggregate = aggregation_of(self.algorithm)
         loss = aggregate(-log_probs, batch)
         with torch.no_grad():
             denominator = aggregate.denominator(batch)
@@ -290,6 +290,10 @@ class ValueLoss:
         spread = means.pop("squared_returns") - means["returns"] ** 2
         unexplained = means.pop("squared_errors") - means.pop("errors") ** 2
         return means | {"explained_variance": 1 - unexplained / spread if spread > 1e-12 else 0.0}
+
+
+def aggregation_of(algorithm: PolicyGradientConfig | SFTConfig) -> Aggregation:
+    return Aggregation(algorithm.loss_aggregation, algorithm.loss_divisor)
 
 
 def loss_of(algorithm: AlgorithmConfig) -> Loss:

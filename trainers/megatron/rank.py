@@ -1,10 +1,13 @@
 """One rank of the trainer, inside its process: every call is a collective of all ranks."""
 
+import copy
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from megatron.core import parallel_state
@@ -12,23 +15,25 @@ from megatron.core.distributed import finalize_model_grads
 from megatron.core.enums import ModelType
 from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.utils import get_model_config
+from megatron.training import training
 from megatron.training.training import get_megatron_optimizer_config, get_model, get_optimizer_param_scheduler
 from torch import Tensor
 
-from trainers.config import RunConfig
+from trainers.config import PPOConfig, RunConfig
 from trainers.megatron import checkpoint, world
 from trainers.megatron.args import megatron_args
+from trainers.megatron.critic import TrainedCritic, build_critic
 from trainers.megatron.device import DeviceType, megatron_device
-from trainers.megatron.experience import Experience, custom_advantage
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
-from trainers.megatron.loss import loss_of
+from trainers.megatron.loss import Loss, ValueLoss, aggregation_of, loss_of
 from trainers.megatron.model import Policy, build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
-from trainers.megatron.packing import pack
+from trainers.megatron.packing import MicroBatch, pack
+from trainers.megatron.roles import Roles, build_reference
 from trainers.megatron.start import Checkpoint
 from trainers.megatron.step import RolloutTrainer
 from trainers.protocols import StepStats, TrainBatch, TrainerState
@@ -81,49 +86,30 @@ class Rank:
 
         [module] = get_model(provider, ModelType.encoder_or_decoder)
         self._parameters = named_parameters(module)
+        reference = build_reference(config, args, module, self._load_hf)
         if begin is None:
-            load_hf(
-                self._hf,
-                self._parameters,
-                tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-                tp_size=parallel_state.get_tensor_model_parallel_world_size(),
-                padded_vocab_size=args.padded_vocab_size,
-            )
-        # After the weights are there: the optimizer copies them into its float32 main parameters.
-        optimizer_config: Any
-        optimizer_config, overrides = get_megatron_optimizer_config(args)  # pyright: ignore[reportGeneralTypeIssues]
-        optimizer = get_megatron_optimizer(
-            optimizer_config, [module], config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
-        )
-        prepare(optimizer)
-        scheduler = get_optimizer_param_scheduler(optimizer)
-        model_config = get_model_config(module)
-        model_config.grad_scale_func = optimizer.scale_loss
-        model_config.finalize_model_grads_func = finalize_model_grads
-        if args.overlap_grad_reduce:
-            model_config.no_sync_func = module.no_sync
-        self._state = checkpoint.TrainingState(args, module, optimizer, scheduler)
+            self._load_hf(self._hf.directory)
+        self._state = self._training_state(module)
         extra_state = (
             checkpoint.load(self._state, begin, verify=config.checkpoint.verify) if begin is not None else None
         )
-        self._train = RolloutTrainer(
-            policy=Policy(
-                module,
-                vocab_shard(args.padded_vocab_size, self._hf.vocab_size, world.tensor_parallel_group()),
-                config.rollout.sampling.temperature,
-            ),
-            loss=loss_of(config.algorithm),
-            optimizer=optimizer,
-            scheduler=scheduler,
-            global_batch_size=config.global_batch_size,
-            data_parallel_group=world.data_parallel_group(),
+        self._policy = Policy(
+            module,
+            vocab_shard(args.padded_vocab_size, self._hf.vocab_size, world.tensor_parallel_group()),
+            config.rollout.sampling.temperature,
         )
-        self._experience = Experience(
-            config.algorithm,
-            world.data_parallel_group(),
-            policy=self._train.log_probs,
-            custom_advantage=custom_advantage(config.algorithm),
-        )
+        policy = self._trainer(config, self._state, self._policy.log_probs, loss_of(config.algorithm))
+        critic: TrainedCritic | None = None
+        if isinstance(config.algorithm, PPOConfig):
+            model = build_critic(args, self._hf, self._parameters)
+            state = self._training_state(model.module, lr=config.algorithm.critic.lr)
+            loss = ValueLoss(config.algorithm.value_clip, aggregation_of(config.algorithm))
+            critic = TrainedCritic(
+                state, self._trainer(config, state, model.values, loss), config.algorithm.critic.num_critic_only_steps
+            )
+        self._roles = Roles(config.algorithm, self._state, policy, world.data_parallel_group(), reference, critic)
+        if begin is not None:
+            self._roles.restore(begin)
         self.state = TrainerState(
             next_rollout_id=0 if begin is None else begin.next_rollout_id,
             extra_state=extra_state,
@@ -131,6 +117,50 @@ class Rank:
             loaded_from=str(self._hf.directory if begin is None else begin.path),
         )
         log.info("model ready after %.1f s, from %s", time.perf_counter() - started, self.state.loaded_from)
+
+    def _load_hf(self, directory: Path) -> None:
+        load_hf(
+            replace(self._hf, directory=directory),
+            self._parameters,
+            tp_rank=parallel_state.get_tensor_model_parallel_rank(),
+            tp_size=parallel_state.get_tensor_model_parallel_world_size(),
+            padded_vocab_size=self._args.padded_vocab_size,
+        )
+
+    def _training_state(self, module: Any, *, lr: float | None = None) -> checkpoint.TrainingState:
+        """With an optimizer of its own: call it when the weights are there, of which it keeps float32 copies."""
+        args = copy.copy(self._args)
+        args.lr = args.lr if lr is None else lr
+        args.min_lr = min(args.min_lr, args.lr)
+        optimizer_config: Any
+        optimizer_config, overrides = get_megatron_optimizer_config(args)  # pyright: ignore[reportGeneralTypeIssues]
+        optimizer = get_megatron_optimizer(
+            optimizer_config, [module], config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
+        )
+        prepare(optimizer)
+        with mock.patch.object(training, "get_args", lambda: args):
+            scheduler = get_optimizer_param_scheduler(optimizer)
+        model_config = get_model_config(module)
+        model_config.grad_scale_func = optimizer.scale_loss
+        model_config.finalize_model_grads_func = finalize_model_grads
+        if args.overlap_grad_reduce:
+            model_config.no_sync_func = module.no_sync
+        return checkpoint.TrainingState(self._args, module, optimizer, scheduler)
+
+    def _trainer(
+        self, config: RunConfig, state: checkpoint.TrainingState, forward: Callable[[MicroBatch], Any], loss: Loss
+    ) -> RolloutTrainer:
+        assert state.optimizer is not None
+        assert state.scheduler is not None
+        return RolloutTrainer(
+            module=state.module,
+            forward=forward,
+            loss=loss,
+            optimizer=state.optimizer,
+            scheduler=state.scheduler,
+            global_batch_size=config.global_batch_size,
+            data_parallel_group=world.data_parallel_group(),
+        )
 
     def step(self, batch: TrainBatch) -> StepStats:
         """Train on one rollout; the stats are those of all ranks together."""
@@ -141,7 +171,7 @@ class Rank:
                 [pack([batch.samples[i] for i in members], self._device) for members in step[data_rank]]
                 for step in batch.plan.steps
             ]
-            stats = self._train(steps, self._experience(steps))
+            stats = self._roles.train(batch.rollout_id, steps)
         log.info("rollout %d: %.3f s, %s", batch.rollout_id, time.perf_counter() - started, stats.metrics)
         return stats
 
@@ -154,13 +184,15 @@ class Rank:
             for step in batch.plan.steps:
                 for members in step[data_rank]:
                     packed = pack([batch.samples[i] for i in members], self._device)
-                    values, _ = self._train.policy.log_probs(packed)
+                    values, _ = self._policy.log_probs(packed)
                     found += values.cpu().split(packed.cu_responses.diff().tolist())
         return found
 
     def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
         with megatron_device(self._device):
-            return checkpoint.save(self._state, rollout_id, directory, extra_state, self._keeper)
+            return checkpoint.save(
+                self._state, rollout_id, directory, extra_state, self._keeper, self._roles.companions()
+            )
 
     def export_hf(self, directory: Path) -> Path:
         """A collective of all ranks; rank 0 writes."""

@@ -12,7 +12,6 @@ from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor, nn
 
 from trainers.megatron.loss import Loss, mean_over_steps
-from trainers.megatron.model import Policy
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
 from trainers.protocols import StepStats
@@ -22,7 +21,10 @@ from trainers.protocols import StepStats
 class RolloutTrainer:
     """Everything that takes part in a step, on one rank."""
 
-    policy: Policy
+    module: nn.Module
+    """Wrapped for data parallelism."""
+    forward: Callable[[MicroBatch], Any]
+    """What the loss takes of a micro-batch: the policy's log-probabilities and entropy, or a critic's values."""
     loss: Loss
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
@@ -39,13 +41,14 @@ class RolloutTrainer:
             grad_norms=[each["grad_norm"] for each in done],
         )
 
-    def log_probs(self, steps: Sequence[Sequence[MicroBatch]]) -> list[list[Tensor]]:
-        """Of the responses of every micro-batch, [R] each, without gradient."""
+    def compute(self, steps: Sequence[Sequence[MicroBatch]]) -> list[list[Tensor]]:
+        """Log-probabilities or values of the responses of every micro-batch, [R] each, without gradient."""
         with torch.no_grad():
-            return [[self.policy.log_probs(batch)[0] for batch in batches] for batches in steps]
+            found = [[self.forward(batch) for batch in batches] for batches in steps]
+        return [[each[0] if isinstance(each, tuple) else each for each in batches] for batches in found]
 
     def _step(self, batches: Sequence[MicroBatch], signals: Sequence[Signals]) -> dict[str, float]:
-        module = self.policy.module
+        module = self.module
         module.train()
         zero_grad_buffer: Callable[[], None] = module.zero_grad_buffer  # pyright: ignore[reportAssignmentType]
         zero_grad_buffer()
@@ -70,11 +73,11 @@ class RolloutTrainer:
 
     def _forward(
         self, pairs: Iterator[tuple[MicroBatch, Signals]], module: nn.Module
-    ) -> tuple[tuple[Tensor, Tensor], Callable[[Any], Any]]:
+    ) -> tuple[Any, Callable[[Any], Any]]:
         batch, known = next(pairs)
 
-        def loss_of(outputs: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        def loss_of(outputs: Any) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             loss, denominator, sums = self.loss(outputs, batch, known)
             return loss, denominator, {"sums": sums}
 
-        return self.policy.log_probs(batch), loss_of
+        return self.forward(batch), loss_of
