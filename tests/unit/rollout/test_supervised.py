@@ -1,0 +1,178 @@
+"""Responses from the data: which tokens train, turn by turn, and what is refused."""
+
+from typing import Any
+
+import pytest
+
+from engines.config import SamplingConfig
+from engines.types import Generation, Sample, SampleStatus
+from tests.e2e.tiny_model import _tokenizer
+from trainers.config import RunConfig
+from trainers.errors import ConfigInvalid, DataInvalid
+from trainers.rollout.dpo import dpo_rollout
+from trainers.rollout.protocols import RolloutContext
+from trainers.rollout.responses import ResponseTokenizer
+from trainers.rollout.sft import sft_rollout
+
+WITH_END = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>\n{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+# Like templates that drop the reasoning of all turns but the last.
+UNSTABLE = (
+    "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' and loop.last %}!{% endif %}"
+    "{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return _tokenizer()
+
+
+def conversation(*contents: str) -> list[dict[str, Any]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(contents)]
+
+
+def trained(tokenizer: Any, response: Any) -> str:
+    """The text of the tokens with mask 1, runs separated by a bar."""
+    text = ""
+    for token, bit in zip(response.tokens[response.start :], response.loss_mask, strict=True):
+        text += tokenizer.decode([token]) if bit else "|"
+    return "|".join(part for part in text.split("|") if part)
+
+
+def test_every_turn_of_the_assistant_trains_with_its_end_token_and_nothing_else(tokenizer: Any) -> None:
+    tokenizer.chat_template = WITH_END
+    tokenize = ResponseTokenizer(tokenizer, True, {})
+    response = tokenize(conversation("hi", "ab", "more", "cd"), [], None, where="row")
+    assert trained(tokenizer, response) == "ab<eos>|cd<eos>"
+    assert tokenizer.decode(response.tokens) == "<user>hi<assistant>ab<eos>\n<user>more<assistant>cd<eos>"
+    assert response.start == 4
+    assert len(response.loss_mask) == len(response.tokens) - response.start
+
+
+def test_a_template_that_renders_the_last_turn_in_its_own_way_is_taken_as_it_renders_the_whole(tokenizer: Any) -> None:
+    tokenizer.chat_template = UNSTABLE
+    tokenize = ResponseTokenizer(tokenizer, True, {})
+    response = tokenize(conversation("hi", "ab", "more", "cd"), [], None, where="row")
+    assert trained(tokenizer, response) == "ab<eos>|!cd<eos>"
+
+
+def test_an_answer_follows_the_prompt_with_and_without_a_template(tokenizer: Any) -> None:
+    tokenizer.chat_template = WITH_END
+    with_template = ResponseTokenizer(tokenizer, True, {})("1+1=", [], "2", where="row")
+    assert tokenizer.decode(with_template.tokens) == "<user>1+1=<assistant>2<eos>"
+    assert with_template.loss_mask == [1, 1]
+    plain = ResponseTokenizer(tokenizer, False, {})("1+1=", tokenizer.encode("1+1="), "2", where="row")
+    assert tokenizer.decode(plain.tokens) == "1+1=2<eos>"
+    assert (plain.start, plain.loss_mask) == (4, [1, 1])
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer", "message"),
+    [
+        (conversation("hi"), None, "row 3: the conversation needs a message of the assistant"),
+        (conversation("hi"), 7, "row 3: the answer is a int"),
+        ([{"role": "assistant", "content": "x"}], None, "and one before it"),
+    ],
+)
+def test_a_row_without_an_answer_is_named(tokenizer: Any, prompt: Any, answer: Any, message: str) -> None:
+    tokenizer.chat_template = WITH_END
+    with pytest.raises(DataInvalid, match=message):
+        ResponseTokenizer(tokenizer, True, {})(prompt, [], answer, where="row 3")
+
+
+class Rows:
+    """A data source of one row, again and again."""
+
+    def __init__(self, prompt: str, label: Any, metadata: dict[str, Any] | None = None):
+        self._row = (prompt, label, metadata or {})
+
+    def __len__(self) -> int:
+        return 1
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+        prompt, label, metadata = self._row
+        tokens = [20, 21]
+        return [
+            [
+                Sample(
+                    index=g * n_samples + i,
+                    group_index=g,
+                    prompt=prompt,
+                    tokens=[*tokens],
+                    label=label,
+                    metadata=metadata,
+                )
+                for i in range(n_samples)
+            ]
+            for g in range(n_prompts)
+        ]
+
+    def put_back(self, groups: Any) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class NoEngine:
+    async def generate(self, input_ids: Any, sampling: SamplingConfig, **_: Any) -> Generation:
+        raise AssertionError("no engine takes part")
+
+
+def context(tokenizer: Any, data: Rows, *, n_samples: int, name: str) -> RolloutContext:
+    config = RunConfig.model_validate(
+        {
+            "model": {"hf_checkpoint": "m"},
+            "data": {"prompt_data": "d.jsonl", "label_key": "label"},
+            "rollout": {"num_rollouts": 1, "rollout_batch_size": 3, "n_samples_per_prompt": n_samples},
+            "algorithm": {"name": name},
+        }
+    )
+
+    async def reward(sample: Sample) -> float | None:
+        raise AssertionError("nothing is scored")
+
+    return RolloutContext(
+        config=config,
+        data=data,
+        client=NoEngine(),
+        reward=reward,
+        tokenizer=tokenizer,
+        base_url="",
+        weight_version=4,
+        progress=lambda text: None,
+    )
+
+
+async def test_sft_fills_whole_samples_without_an_engine(tokenizer: Any) -> None:
+    output = await sft_rollout(context(tokenizer, Rows("xy", "ab"), n_samples=1, name="sft"), 0)
+    assert [len(group) for group in output.groups] == [1, 1, 1]
+    [sample] = output.groups[0]
+    assert sample.status is SampleStatus.COMPLETED
+    assert tokenizer.decode(sample.tokens[2:]) == "ab<eos>"
+    assert (sample.response_length, sample.loss_mask, sample.weight_versions) == (3, [1, 1, 1], [4, 4, 4])
+    assert output.metrics["trained_length"] == 3
+
+
+@pytest.mark.parametrize("in_label", [True, False])
+async def test_dpo_makes_pairs_with_the_chosen_sample_first(tokenizer: Any, in_label: bool) -> None:
+    pair = {"chosen": "ab", "rejected": "c"}
+    rows = Rows("xy", pair) if in_label else Rows("xy", None, pair)
+    output = await dpo_rollout(context(tokenizer, rows, n_samples=2, name="dpo"), 0)
+    chosen, rejected = output.groups[1]
+    assert [tokenizer.decode(each.tokens[2:]) for each in (chosen, rejected)] == ["ab<eos>", "c<eos>"]
+    assert (chosen.reward, rejected.reward) == (1.0, 0.0)
+
+
+async def test_rows_of_the_wrong_kind_and_wrong_sizes_are_refused(tokenizer: Any) -> None:
+    with pytest.raises(DataInvalid, match="'chosen' and 'rejected'"):
+        await dpo_rollout(context(tokenizer, Rows("xy", "ab"), n_samples=2, name="dpo"), 0)
+    with pytest.raises(ConfigInvalid, match="n_samples_per_prompt must be 2"):
+        await dpo_rollout(context(tokenizer, Rows("xy", "ab"), n_samples=4, name="dpo"), 0)
+    with pytest.raises(ConfigInvalid, match="n_samples_per_prompt must be 1"):
+        await sft_rollout(context(tokenizer, Rows("xy", "ab"), n_samples=4, name="sft"), 0)

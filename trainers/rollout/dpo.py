@@ -1,0 +1,49 @@
+"""Preference pairs: a rollout of groups of two, the chosen sample and the rejected one. No engine takes part."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, cast
+
+from engines.types import Sample
+from trainers.errors import ConfigInvalid, DataInvalid
+from trainers.rollout.protocols import RolloutContext, RolloutOutput
+from trainers.rollout.responses import Response, fill
+from trainers.rollout.sft import length_metrics, response_tokenizer
+
+
+async def dpo_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+    """One group per row. Its label (``data.label_key``), or else its metadata, holds ``chosen`` and ``rejected``: text,
+    or the messages that follow the prompt. The chosen sample comes first, with reward 1; the other has 0. Raises
+    ConfigInvalid and DataInvalid."""
+    config = context.config
+    if config.rollout.n_samples_per_prompt != 2:
+        raise ConfigInvalid("rollout.n_samples_per_prompt must be 2: under DPO a row of the data is a pair")
+    tokenize = response_tokenizer(context)
+    groups = context.data.next_groups(config.rollout.rollout_batch_size, 2)
+
+    def fill_all() -> list[Response]:
+        found: list[Response] = []
+        for group in groups:
+            where = f"rollout {rollout_id}, row of sample {group[0].index}"
+            answers = preference(group[0], where)
+            for sample, answer, reward in zip(group, answers, (1.0, 0.0), strict=True):
+                response = tokenize(sample.prompt, sample.tokens, answer, where=where)
+                fill(sample, response, reward=reward, weight_version=context.weight_version)
+                found.append(response)
+        return found
+
+    responses = await asyncio.to_thread(fill_all)
+    return RolloutOutput(groups, length_metrics(responses))
+
+
+def preference(sample: Sample, where: str) -> tuple[Any, Any]:
+    """(chosen, rejected)."""
+    for holder in (sample.label, sample.metadata):
+        if isinstance(holder, Mapping):
+            pair = cast("Mapping[str, Any]", holder)
+            if "chosen" in pair and "rejected" in pair:
+                return pair["chosen"], pair["rejected"]
+    raise DataInvalid(
+        f"{where}: neither its label (data.label_key) nor its metadata (data.metadata_key) is an object with "
+        "'chosen' and 'rejected'"
+    )

@@ -1,0 +1,115 @@
+"""Responses that come with the data: tokenised with their loss masks, as if the policy had said them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from engines.types import Sample, SampleStatus
+from trainers.errors import DataInvalid
+
+type Messages = list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """``tokens`` from ``start`` on are the response; ``loss_mask`` has one entry for each of those, 1 where the
+    assistant speaks."""
+
+    tokens: list[int]
+    start: int
+    loss_mask: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseTokenizer:
+    """Turns a prompt and an answer of the data into a response."""
+
+    tokenizer: Any
+    """A Hugging Face tokenizer."""
+    apply_chat_template: bool
+    template_options: Mapping[str, Any]
+    """Further arguments of the chat template."""
+
+    def __call__(self, prompt: str | Messages, prompt_tokens: Sequence[int], answer: Any, *, where: str) -> Response:
+        """``answer``: a string, the messages that follow the prompt, or None, when the prompt's own messages hold what
+        the assistant says. ``prompt_tokens``: the prompt alone, used where no chat template is. Raises DataInvalid,
+        beginning with ``where``."""
+        if not self.apply_chat_template:
+            return self._plain(prompt_tokens, answer, where)
+        messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if isinstance(answer, str):
+            messages.append({"role": "assistant", "content": answer})
+        elif isinstance(answer, list):
+            messages += answer
+        elif answer is not None:
+            raise DataInvalid(f"{where}: the answer is a {type(answer).__name__}, neither text nor a list of messages")
+        return self._conversation(messages, where)
+
+    def _plain(self, prompt_tokens: Sequence[int], answer: Any, where: str) -> Response:
+        if not isinstance(answer, str):
+            raise DataInvalid(
+                f"{where}: the answer is a {type(answer).__name__}: without data.apply_chat_template it must be text, "
+                "under data.label_key"
+            )
+        response = list(self.tokenizer.encode(answer, add_special_tokens=False))
+        if self.tokenizer.eos_token_id is not None:
+            response.append(self.tokenizer.eos_token_id)
+        if not response:
+            raise DataInvalid(f"{where}: the answer has no tokens")
+        return Response([*prompt_tokens, *response], len(prompt_tokens), [1] * len(response))
+
+    def _conversation(self, messages: Messages, where: str) -> Response:
+        turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+        if not turns or turns[0] == 0:
+            raise DataInvalid(f"{where}: the conversation needs a message of the assistant, and one before it")
+        tokens = self._render(messages, where, add_generation_prompt=False)
+        mask = [0] * len(tokens)
+        starts: list[int] = []
+        for turn in turns:
+            before = self._render(messages[:turn], where, add_generation_prompt=True)
+            if tokens[: len(before)] != before:
+                raise DataInvalid(
+                    f"{where}: the chat template renders what comes before message {turn} differently once that is "
+                    "there, so the assistant's tokens cannot be told from the others"
+                )
+            starts.append(len(before))
+            end = self._end(tokens, messages, turn, len(before), where)
+            mask[len(before) : end] = [1] * (end - len(before))
+        last = max(i for i, bit in enumerate(mask) if bit) + 1
+        return Response(tokens[:last], starts[0], mask[starts[0] : last])
+
+    def _end(self, tokens: list[int], messages: Messages, turn: int, start: int, where: str) -> int:
+        """Behind the turn's last token: its end token, or where the template's rendering of the turn ends."""
+        after = self._render(messages[: turn + 1], where, add_generation_prompt=False)
+        stable = tokens[: len(after)] == after
+        end, eos = len(after) if stable else len(tokens), self.tokenizer.eos_token_id
+        if eos in tokens[start:end]:
+            return tokens.index(eos, start) + 1
+        if not stable or end <= start:
+            raise DataInvalid(f"{where}: in the chat template's rendering the end of message {turn} cannot be found")
+        return end
+
+    def _render(self, messages: Messages, where: str, *, add_generation_prompt: bool) -> list[int]:
+        try:
+            found = self.tokenizer.apply_chat_template(
+                messages,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=True,
+                return_dict=False,
+                **self.template_options,
+            )
+        except Exception as error:  # a template is a program: Jinja's own errors, TypeError, ValueError, …
+            raise DataInvalid(f"{where}: the tokenizer's chat template refuses it: {error}") from error
+        return list(found)
+
+
+def fill(sample: Sample, response: Response, *, reward: float, weight_version: int) -> None:
+    """Make it the sample's, complete. No engine sampled it: its log-probabilities there are 0 and mean nothing."""
+    count = len(response.loss_mask)
+    sample.tokens = list(response.tokens)
+    sample.response_length = count
+    sample.loss_mask = list(response.loss_mask)
+    sample.rollout_log_probs = [0.0] * count
+    sample.weight_versions = [weight_version] * count
+    sample.reward = reward
+    sample.status = SampleStatus.COMPLETED

@@ -1,0 +1,46 @@
+"""Supervised fine-tuning: a rollout whose responses are the data's. No engine takes part."""
+
+import asyncio
+from typing import Any
+
+from trainers.errors import ConfigInvalid
+from trainers.rollout.protocols import RolloutContext, RolloutOutput
+from trainers.rollout.responses import Response, ResponseTokenizer, fill
+
+
+async def sft_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+    """One sample per row: the answer under ``data.label_key`` (text or messages), or else what the assistant says in
+    the row's own messages, in every turn. Raises ConfigInvalid and DataInvalid."""
+    config = context.config
+    if config.rollout.n_samples_per_prompt != 1:
+        raise ConfigInvalid("rollout.n_samples_per_prompt must be 1: under SFT a row of the data is one sample")
+    tokenize = response_tokenizer(context)
+    groups = context.data.next_groups(config.rollout.rollout_batch_size, 1)
+
+    def fill_all() -> list[Response]:
+        found: list[Response] = []
+        for [sample] in groups:
+            where = f"rollout {rollout_id}, row of sample {sample.index}"
+            response = tokenize(sample.prompt, sample.tokens, sample.label, where=where)
+            fill(sample, response, reward=1.0, weight_version=context.weight_version)
+            found.append(response)
+        return found
+
+    responses = await asyncio.to_thread(fill_all)
+    return RolloutOutput(groups, length_metrics(responses))
+
+
+def response_tokenizer(context: RolloutContext) -> ResponseTokenizer:
+    data = context.config.data
+    options: dict[str, Any] = dict(getattr(data, "apply_chat_template_kwargs", {}))
+    return ResponseTokenizer(context.tokenizer, data.apply_chat_template, options)
+
+
+def length_metrics(responses: list[Response]) -> dict[str, float]:
+    """Means over responses, in tokens."""
+    count = max(len(responses), 1)
+    return {
+        "num_samples": float(len(responses)),
+        "response_length": sum(len(each.loss_mask) for each in responses) / count,
+        "trained_length": sum(sum(each.loss_mask) for each in responses) / count,
+    }
