@@ -104,7 +104,7 @@ def _check_pairs(rollout_id: int, groups: Sequence[Sequence[Sample]], global_bat
     for number, group in enumerate(groups):
         if len(group) != 2:
             raise RolloutFailed(
-                f"rollout {rollout_id}, group {number}: DPO compares a chosen sample with a rejected one, here are "
+                f"rollout {rollout_id}, group {number}: DPO compares a chosen sample with a rejected one; it has "
                 f"{len(group)} samples"
             )
     if global_batch_size % 2:

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from engines.types import Sample, SampleStatus
 from trainers.batch import build_train_batch
-from trainers.config import GRPOConfig
+from trainers.config import AlgorithmConfig, DPOConfig, GRPOConfig
 from trainers.errors import ConfigInvalid, RolloutFailed
 from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch
@@ -169,3 +170,74 @@ def test_a_reward_that_is_not_finite_is_refused() -> None:
 @given(case=rollouts())
 def test_the_same_lengths_give_the_same_plan(case: dict[str, Any]) -> None:
     assert plan_micro_batches(**case) == plan_micro_batches(**case)
+
+
+def outcomes(algorithm: dict[str, Any], *groups: list[Sample]) -> list[float]:
+    config: AlgorithmConfig = TypeAdapter(AlgorithmConfig).validate_python(algorithm)
+    batch = build_train_batch(
+        7,
+        list(groups),
+        config,
+        global_batch_size=sum(len(group) for group in groups),
+        data_parallel_size=1,
+        max_tokens=64,
+    )
+    return [s.advantage for s in batch.samples]
+
+
+REWARDS = [[1.0, 0.0, 4.0], [2.0], [3.0, 5.0]]
+CENTERED = [1 - 5 / 3, -5 / 3, 4 - 5 / 3, 0, -1, 1]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "expected"),
+    [
+        ({"name": "grpo", "normalize_std": False}, CENTERED),
+        ({"name": "grpo", "normalize_rewards": False, "normalize_std": False}, [1, 0, 4, 2, 3, 5]),
+        ({"name": "dr_grpo", "loss_divisor": 8}, CENTERED),
+        ({"name": "rloo"}, [1 - 2, 0 - 2.5, 4 - 0.5, 0, -2, 2]),
+        ({"name": "reinforce_plus_plus"}, [1, 0, 4, 2, 3, 5]),
+        ({"name": "reinforce_plus_plus_baseline"}, CENTERED),
+        ({"name": "ppo"}, [1, 0, 4, 2, 3, 5]),
+        ({"name": "gspo", "normalize_std": False}, CENTERED),
+        ({"name": "cispo", "normalize_std": False}, CENTERED),
+        ({"name": "sft"}, [1, 0, 4, 2, 3, 5]),
+    ],
+    ids=lambda value: value.get("name") if isinstance(value, dict) else None,
+)
+def test_each_algorithm_compares_rewards_in_its_own_way_in_groups_of_any_size(
+    algorithm: dict[str, Any], expected: list[float]
+) -> None:
+    index = iter(range(99))
+    groups = [[sample(next(index), reward, number) for reward in group] for number, group in enumerate(REWARDS)]
+    assert outcomes(algorithm, *groups) == pytest.approx(expected)
+
+
+def test_samples_of_a_trajectory_know_its_tokens_in_their_step_and_count_once() -> None:
+    rows = [sample(i, float(i), 0, trajectory_index=trajectory) for i, trajectory in enumerate([5, 5, None, 5, 6, 6])]
+    rows[1].loss_mask = [1, 0]
+    batch = build_train_batch(
+        7, [rows], GRPOConfig(), global_batch_size=3, data_parallel_size=1, max_tokens=4
+    )  # the steps are 0-2 and 3-5: trajectory 5 is in both
+    assert [s.tokens_of_trajectory for s in batch.samples] == [3, 3, 2, 2, 4, 4]
+    assert [s.trajectory_head for s in batch.samples] == [True, False, True, True, True, False]
+
+
+def test_pairs_stay_together_in_their_micro_batch_chosen_first() -> None:
+    pairs = [[sample(2 * i, 1.0, i), sample(2 * i + 1, 0.0, i)] for i in range(6)]
+    batch = build_train_batch(7, pairs, DPOConfig(), global_batch_size=6, data_parallel_size=1, max_tokens=8)
+    seen = [members for ranks in batch.plan.steps for batches in ranks for members in batches]
+    assert sorted(i for members in seen for i in members) == list(range(12))
+    for members in seen:
+        assert all(a % 2 == 0 and b == a + 1 for a, b in zip(members[::2], members[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batch_size", "error", "message"),
+    [([3], 3, RolloutFailed, "it has 3 samples"), ([2, 2, 2], 3, ConfigInvalid, "must be even")],
+)
+def test_what_is_no_pair_is_refused(sizes: list[int], batch_size: int, error: type[Exception], message: str) -> None:
+    index = iter(range(99))
+    groups = [[sample(next(index), 1.0, number) for _ in range(size)] for number, size in enumerate(sizes)]
+    with pytest.raises(error, match=message):
+        build_train_batch(7, groups, DPOConfig(), global_batch_size=batch_size, data_parallel_size=1, max_tokens=64)
