@@ -80,7 +80,12 @@ def build_train_batch(
     if paired:
         plan = _of_pairs(plan)
     trajectories = [sample.trajectory_index for sample in samples]
-    return TrainBatch(rollout_id=rollout_id, samples=_with_trajectories(train_samples, trajectories, plan), plan=plan)
+    return TrainBatch(
+        rollout_id=rollout_id,
+        samples=_with_trajectories(train_samples, trajectories, plan),
+        plan=plan,
+        weight_version=max(version for sample in samples for version in sample.weight_versions),
+    )
 
 
 def _outcomes(rewards: torch.Tensor, group_ids: torch.Tensor, algorithm: AlgorithmConfig) -> torch.Tensor:

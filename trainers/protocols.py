@@ -47,6 +47,8 @@ class TrainBatch:
     rollout_id: int
     samples: list[TrainSample]
     plan: MicroBatchPlan
+    weight_version: int = 0
+    """The newest that sampled any of its tokens."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,10 +188,10 @@ class NaiveAlgorithm:
             total = total - (1 - smoothing) * torch.sigmoid(z).log() - smoothing * torch.sigmoid(-z).log()
         return total / (len(samples) // 2)
 
-    def rollout(self, groups: list[list[Sample]]) -> dict[str, list[float]]:
+    def rollout(self, groups: list[list[Sample]], old_model: Any = None) -> dict[str, list[float]]:
         samples = [sample for group in groups for sample in group]
         with torch.no_grad():
-            old = [self.log_probs(self.model, sample)[0] for sample in samples]
+            old = [self.log_probs(old_model or self.model, sample)[0] for sample in samples]
             ref = [self.log_probs(self.reference, sample)[0] for sample in samples]
             values = [self.values(sample).tolist() if self.name == "ppo" else [] for sample in samples]
         outcomes = self.outcomes(groups)

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from engines.types import Sample, SampleStatus
 from tests.e2e.naive_algorithms import NaiveAlgorithm
 from trainers.batch import build_train_batch
 from trainers.config import RunConfig
+from trainers.errors import PluginInvalid, RolloutFailed
 from trainers.megatron.rank import Rank
 from trainers.megatron.start import Checkpoint
 from trainers.protocols import StepStats, TrainBatch
+from trainers.rl.doors import AdvantageInputs, LossInputs
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -163,3 +166,59 @@ def test_a_resumed_run_has_its_companions_back(name: str, tiny_model: Path, tmp_
         expected: StepStats = rank.step(batches[2])
     with single_rank(config, Checkpoint(tmp_path, 1)) as rank:
         assert rank.step(batches[2]) == expected
+
+
+def test_the_old_policy_is_the_one_that_generated_when_training_has_gone_on_since(tiny_model: Path) -> None:
+    config = run_config(tiny_model, {"name": "grpo", "eps_clip": 0.05, "keep_old_actor": True})
+    naive = NaiveAlgorithm(config)
+    generator = deepcopy(naive.model)
+    first, second = rollout(config, 0), rollout(config, 1)
+    for group in second:
+        for sample in group:
+            sample.weight_versions = [0] * sample.response_length  # one rollout ahead
+    with single_rank(config) as rank:
+        rank.published(0)
+        rank.step(batch_of(config, 0, first))
+        naive.rollout(first)
+        rank.published(1)
+        stats, expected = rank.step(batch_of(config, 1, second)), naive.rollout(second, generator)
+        assert stats.losses == pytest.approx(expected["losses"], rel=1e-4)
+        rank.published(2)
+        with pytest.raises(RolloutFailed, match=r"version 0, and only those of \[1, 2\] are held"):
+            rank.step(batch_of(config, 1, second))
+
+
+def reinforce(inputs: LossInputs, algorithm: Any) -> torch.Tensor:
+    return -inputs.advantages * inputs.log_probs + algorithm.eps_clip * (inputs.log_probs - inputs.old_log_probs)
+
+
+def half_of_the_outcome(inputs: AdvantageInputs, algorithm: Any) -> torch.Tensor:
+    return inputs.outcomes.repeat_interleave(inputs.cu_lengths.diff()) / 2
+
+
+def nothing_of_the_kind(inputs: LossInputs, algorithm: Any) -> torch.Tensor:
+    return inputs.log_probs.sum()
+
+
+def test_a_loss_and_an_advantage_of_the_users_own_take_the_places_of_ours(tiny_model: Path) -> None:
+    doors = {"custom_loss": f"{__name__}:reinforce", "custom_advantage": f"{__name__}:half_of_the_outcome"}
+    config = run_config(tiny_model, {"name": "grpo"} | doors)
+    naive = NaiveAlgorithm(config)
+    groups = rollout(config, 0)
+    batch = batch_of(config, 0, groups)
+    expected = 0.0
+    with torch.no_grad():
+        for sample, trained in list(zip([s for g in groups for s in g], batch.samples, strict=True))[:6]:
+            log_probs, _ = naive.log_probs(naive.model, sample)
+            mask = torch.tensor(sample.loss_mask)
+            expected += float((-trained.advantage / 2 * log_probs * mask).sum() / mask.sum().clamp(min=1)) / 6
+    with single_rank(config) as rank:
+        assert rank.step(batch).losses[0] == pytest.approx(expected, rel=1e-4)
+    broken = run_config(tiny_model, {"custom_loss": f"{__name__}:nothing_of_the_kind"})
+    with single_rank(broken) as rank, pytest.raises(TypeError, match="must return one value per token"):
+        rank.step(batch)
+    with (
+        pytest.raises(PluginInvalid, match="no_such_module"),
+        single_rank(run_config(tiny_model, {"custom_loss": "no_such_module:f"})),
+    ):
+        pass

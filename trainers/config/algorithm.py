@@ -45,8 +45,8 @@ class PolicyGradientConfig(_Aggregated):
     normalize_advantages: bool = False
     """Whiten the advantages over all mask-1 tokens of a rollout."""
     keep_old_actor: bool = False
-    """Take the old policy's log-probabilities from the weights that were last published to the engines, where these
-    are not the ones that training has reached."""
+    """Take the old policy's log-probabilities from the published weights that generated the rollout, where training
+    has gone on since."""
     custom_loss: str | None = None
     """``package.module:function`` in place of the policy loss; see docs/algorithms.md."""
     custom_advantage: str | None = None

@@ -107,13 +107,14 @@ class TrainRank:
         with memory_errors(f"rank {self._launch.rank} sending weight version {version}"):
             if self._launch.rank != 0:
                 rank.assist()
+                rank.published(version)
                 return None
             if self._sender is None:
                 self._sender = CollectiveSender(
                     backend=hardware.collective_backend, device=hardware.torch_device, host=_node_ip()
                 )
             with megatron_device(hardware.torch_device):
-                return self._loop.run_until_complete(
+                stats = self._loop.run_until_complete(
                     self._sender.send(
                         receivers,
                         rank.named_tensors(),
@@ -123,6 +124,8 @@ class TrainRank:
                         timeout_s=sync.timeout_s,
                     )
                 )
+            rank.published(version)
+            return stats
 
     def close(self) -> None:
         """Leave the process groups, so that nobody else's socket breaks. Safe to call again."""

@@ -43,18 +43,17 @@ class Experience:
     algorithm: AlgorithmConfig
     data_parallel_group: dist.ProcessGroup
     policy: ForwardPass
-    old: ForwardPass | None = None
-    """The policy that generated, where that is not the one that is trained."""
     reference: ForwardPass | None = None
     critic: ForwardPass | None = None
     custom_advantage: CustomAdvantage | None = None
 
-    def __call__(self, steps: Steps) -> list[list[Signals]]:
+    def __call__(self, steps: Steps, old_policy: ForwardPass | None = None) -> list[list[Signals]]:
+        """``old_policy``: the one that generated, where that is not the one that is trained."""
         with torch.no_grad():
             algorithm = self.algorithm
             reference = self.reference(steps) if self.reference is not None else None
             values = self.critic(steps) if self.critic is not None else None
-            old = self._old(steps)
+            old = old_policy(steps) if old_policy is not None else self._old(steps)
             if not isinstance(algorithm, PolicyGradientConfig):
                 return _map(lambda at, batch: Signals(batch.advantages, _at(old, at), _at(reference, at)), steps)
             signals = _map(
@@ -68,8 +67,6 @@ class Experience:
         algorithm = self.algorithm
         if not isinstance(algorithm, PolicyGradientConfig):
             return None
-        if self.old is not None:
-            return self.old(steps)
         in_reward = algorithm.kl is not None and algorithm.kl.reward_coef is not None
         # From the second step on the policy is not the one whose log-probabilities are "old".
         return self.policy(steps) if in_reward or (len(steps) > 1 and not algorithm.use_rollout_log_probs) else None

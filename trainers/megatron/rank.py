@@ -24,6 +24,7 @@ from trainers.megatron import checkpoint, world
 from trainers.megatron.args import megatron_args
 from trainers.megatron.critic import TrainedCritic, build_critic
 from trainers.megatron.device import DeviceType, megatron_device
+from trainers.megatron.fusions import fuse
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
@@ -64,6 +65,8 @@ class Rank:
         self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
+        if device == "cuda":
+            fuse()
         with megatron_device(device):
             try:
                 world.join(
@@ -171,7 +174,7 @@ class Rank:
                 [pack([batch.samples[i] for i in members], self._device) for members in step[data_rank]]
                 for step in batch.plan.steps
             ]
-            stats = self._roles.train(batch.rollout_id, steps)
+            stats = self._roles.train(batch.rollout_id, steps, batch.weight_version)
         log.info("rollout %d: %.3f s, %s", batch.rollout_id, time.perf_counter() - started, stats.metrics)
         return stats
 
@@ -222,6 +225,11 @@ class Rank:
             with megatron_device(self._device):
                 for _ in self.named_tensors():
                     pass
+
+    def published(self, version: int) -> None:
+        """The engines serve the policy's weights as ``version``."""
+        with megatron_device(self._device):
+            self._roles.published(version)
 
     def close(self) -> None:
         with megatron_device(self._device):
