@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-# Float32 logits held at a time: 512 MiB, and as much again for their gradient.
-CHUNK_ELEMENTS = 1 << 27
+from trainers.megatron.softmax import gradient_of_logits, on, statistics
+
+# Logits held at a time: 512 MiB in bfloat16, and as much again for their gradient. Where nothing is compiled the
+# passes hold several float32 copies.
+CHUNK_ELEMENTS = {"cuda": 1 << 28, "cpu": 1 << 27}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +44,24 @@ def log_probs_of_hidden(
     shard: VocabShard,
     *,
     temperature: float,
-    chunk_elements: int = CHUNK_ELEMENTS,
+    chunk_elements: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of ``targets`` and entropy of the distribution, both [R], float32.
 
     ``hidden`` is [R, H]; ``project`` gives [n, width] logits for [n, H] rows. Only ``chunk_elements`` logits exist at a
     time: with more than one chunk they are computed again in the backward pass.
     """
-    rows = max(1, chunk_elements // shard.width)
+    rows = max(1, (chunk_elements or CHUNK_ELEMENTS[hidden.device.type]) // shard.width)
     if len(targets) <= rows:
         return log_probs_of_logits(project(hidden), targets, shard, temperature=temperature)
 
-    def chunk(hidden_chunk: Tensor, targets_chunk: Tensor) -> tuple[Tensor, Tensor]:
-        return log_probs_of_logits(project(hidden_chunk), targets_chunk, shard, temperature=temperature)
+    def chunk(hidden_chunk: Tensor, targets_chunk: Tensor, known: list[_Known]) -> tuple[Tensor, Tensor]:
+        return _LogProbs.apply(project(hidden_chunk), targets_chunk, shard, temperature, known)
 
     log_probs: list[Tensor] = []
     entropies: list[Tensor] = []
     for hidden_chunk, targets_chunk in zip(hidden.split(rows), targets.split(rows), strict=True):
-        part: Any = checkpoint(chunk, hidden_chunk, targets_chunk, use_reentrant=False, preserve_rng_state=False)
+        part: Any = checkpoint(chunk, hidden_chunk, targets_chunk, [], use_reentrant=False, preserve_rng_state=False)
         log_probs.append(part[0])
         entropies.append(part[1])
     return torch.cat(log_probs), torch.cat(entropies)
@@ -67,7 +71,11 @@ def log_probs_of_logits(
     logits: Tensor, targets: Tensor, shard: VocabShard, *, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """As :func:`log_probs_of_hidden`, from [R, width] logits of any float dtype."""
-    return _LogProbs.apply(logits, targets, shard, temperature)
+    return _LogProbs.apply(logits, targets, shard, temperature, [])
+
+
+type _Known = tuple[Tensor, Tensor, Tensor]
+"""Log-probability, entropy and log Z of a chunk, [n] each."""
 
 
 class _LogProbs(torch.autograd.Function):
@@ -79,41 +87,44 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, targets: Tensor, shard: VocabShard, temperature: float
+        ctx: Any, logits: Tensor, targets: Tensor, shard: VocabShard, temperature: float, known: list[_Known]
     ) -> tuple[Tensor, Tensor]:
-        scaled = _scaled(logits, shard, temperature)
-        empty = shard.real == 0
-        peak = logits.new_full((len(logits),), -torch.inf, dtype=torch.float32) if empty else scaled.amax(-1)
-        peak = shard.reduce(peak, dist.ReduceOp.MAX)
-        exponentials = (scaled - peak[:, None]).exp_()
-        local, here = _local(targets, shard)
-        target = torch.zeros_like(peak) if empty else scaled.gather(1, local[:, None])[:, 0] * here
-        sums = torch.stack([exponentials.sum(-1), (exponentials * scaled).sum(-1), target])
-        total, weighted, target = shard.reduce(sums, dist.ReduceOp.SUM)
-        log_z = total.log() + peak
-        entropy = log_z - weighted / total
+        if not known:  # the second time only the logits are wanted, for the backward pass
+            known.append(_evaluate(logits, targets, shard, temperature))
+        log_prob, entropy, log_z = known[0]
         ctx.save_for_backward(logits, targets, log_z, entropy)
         ctx.shard, ctx.temperature = shard, temperature
-        return target - log_z, entropy
+        return log_prob.clone(), entropy.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         of_log_prob, of_entropy = gradients
         logits, targets, log_z, entropy = ctx.saved_tensors
         shard: VocabShard = ctx.shard
-        gradient = torch.zeros_like(logits)
-        if shard.real:
-            log_p = _scaled(logits, shard, ctx.temperature) - log_z[:, None]
-            p = log_p.exp()
-            local, here = _local(targets, shard)
-            d = log_p.add_(entropy[:, None]).mul_(-of_entropy[:, None]).sub_(of_log_prob[:, None]).mul_(p)
-            d.scatter_add_(1, local[:, None], (of_log_prob * here)[:, None])
-            gradient[:, : shard.real] = d / ctx.temperature
-        return gradient, None, None, None
+        if not shard.real:
+            return torch.zeros_like(logits), None, None, None, None
+        local, here = _local(targets, shard)
+        gradient = on(logits.device, gradient_of_logits)(
+            logits, shard.real, ctx.temperature, local, here, log_z, entropy, of_log_prob, of_entropy
+        )
+        padding = shard.width - shard.real
+        return F.pad(gradient, (0, padding)) if padding else gradient, None, None, None, None
 
 
-def _scaled(logits: Tensor, shard: VocabShard, temperature: float) -> Tensor:
-    return logits[:, : shard.real].to(torch.float32) / temperature
+def _evaluate(logits: Tensor, targets: Tensor, shard: VocabShard, temperature: float) -> _Known:
+    if shard.real:
+        own_peak, *own_sums = on(logits.device, statistics)(logits, shard.real, temperature)
+        local, here = _local(targets, shard)
+        target = logits.gather(1, local[:, None])[:, 0].to(torch.float32) / temperature * here
+    else:
+        own_peak = logits.new_full((len(logits),), -torch.inf, dtype=torch.float32)
+        own_sums, target = [torch.zeros_like(own_peak)] * 2, torch.zeros_like(own_peak)
+    peak = shard.reduce(own_peak.clone(), dist.ReduceOp.MAX)
+    scale = (own_peak - peak).exp()
+    sums = torch.stack([own_sums[0] * scale, own_sums[1] * scale, target])
+    total, weighted, target = shard.reduce(sums, dist.ReduceOp.SUM)
+    log_z = total.log() + peak
+    return target - log_z, log_z - weighted / total, log_z
 
 
 def _local(targets: Tensor, shard: VocabShard) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ def prepare(optimizer: MegatronOptimizer) -> None:
         return
     for part in _parts(optimizer):
         allocate_state(part)
+        use_fused_adam(part)
         if isinstance(part, DistributedOptimizer):
             _Repairs(part).install()
         else:
@@ -53,6 +54,20 @@ def allocate_state(optimizer: MegatronOptimizer) -> None:
                 }
 
 
+def use_fused_adam(optimizer: MegatronOptimizer) -> None:
+    """One kernel for all parameters on a GPU, which wants the steps there. Call it again after loading, which brings
+    back how the checkpoint's optimizer ran."""
+    adam = cast(torch.optim.Optimizer, optimizer.optimizer)
+    if not isinstance(adam, torch.optim.Adam | torch.optim.AdamW):
+        return
+    for group in adam.param_groups:
+        if all(parameter.is_cuda for parameter in group["params"]):
+            group |= {"fused": True, "foreach": False}
+            for parameter in group["params"]:
+                state = adam.state[parameter]
+                state["step"] = state["step"].to(parameter.device)
+
+
 def _repair_plain(optimizer: MegatronOptimizer) -> None:
     """Defect 6: the plain optimizer saves no step when it is 0, and cannot load what it saved."""
     load = optimizer.load_state_dict
@@ -60,6 +75,7 @@ def _repair_plain(optimizer: MegatronOptimizer) -> None:
     def load_state_dict(state_dict: dict[str, Any]) -> None:
         state_dict.get("optimizer", state_dict)["state"].setdefault("common_step", torch.tensor(0.0))
         load(state_dict)
+        use_fused_adam(optimizer)
 
     optimizer.load_state_dict = load_state_dict
 
@@ -82,6 +98,7 @@ class _Repairs:
         self._load(state_dict)
         for state in self._adam.state.values():
             state["step"] = state["step"].clone()
+        use_fused_adam(self._optimizer)
 
     @torch.no_grad()  # defect 5: in float32 the main parameter is a leaf, and is written in place
     def set_states(self, model_parameter: torch.nn.Parameter, tensors: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from trainers.megatron.args import megatron_args
 from trainers.megatron.critic import TrainedCritic, build_critic
 from trainers.megatron.device import DeviceType, megatron_device
 from trainers.megatron.fusions import fuse
+from trainers.megatron.fusions import fuse
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
@@ -65,6 +66,8 @@ class Rank:
         self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
+        if device == "cuda":
+            fuse()
         if device == "cuda":
             fuse()
         with megatron_device(device):
