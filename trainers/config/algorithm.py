@@ -209,3 +209,14 @@ def needs_reference(algorithm: AlgorithmConfig) -> bool:
     return isinstance(algorithm, DPOConfig) or (
         isinstance(algorithm, PolicyGradientConfig) and algorithm.kl is not None
     )
+
+
+def samples_per_row(algorithm: AlgorithmConfig) -> int | None:
+    """Samples that a row of the data holds itself; None: they are generated, as many as the job says."""
+    return {"sft": 1, "dpo": 2}.get(algorithm.name)
+
+
+def rollout_function_of(algorithm: AlgorithmConfig) -> str | None:
+    """The shipped rollout function that brings what the algorithm trains on without an engine, a reward or weight
+    sync; None: samples are generated."""
+    return {"sft": "trainers.rollout.sft:sft_rollout", "dpo": "trainers.rollout.dpo:dpo_rollout"}.get(algorithm.name)

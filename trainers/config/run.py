@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from engines.config import EngineConfig, ResourcesConfig, Section
-from trainers.config.algorithm import AlgorithmConfig, GRPOConfig
+from trainers.config.algorithm import AlgorithmConfig, GRPOConfig, samples_per_row
 from trainers.config.checkpoint import CheckpointConfig
 from trainers.config.data import DataConfig
 from trainers.config.model import ModelConfig
@@ -40,6 +40,16 @@ class RunConfig(Section):
     @property
     def data_parallel_size(self) -> int:
         return self.resources.train_world_size // self.trainer.tensor_model_parallel_size
+
+    @model_validator(mode="after")
+    def _rows_make_the_samples_of_the_algorithm(self) -> Self:
+        wanted = samples_per_row(self.algorithm)
+        if wanted is not None and self.rollout.n_samples_per_prompt != wanted:
+            raise ValueError(
+                f"rollout.n_samples_per_prompt must be {wanted} under algorithm {self.algorithm.name!r}, not "
+                f"{self.rollout.n_samples_per_prompt}: its samples are those of the data"
+            )
+        return self
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:

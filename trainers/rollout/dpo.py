@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from engines.types import Sample
-from trainers.errors import ConfigInvalid, DataInvalid
+from trainers.errors import DataInvalid
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
 from trainers.rollout.responses import Response, fill
 from trainers.rollout.sft import length_metrics, response_tokenizer
@@ -14,10 +14,8 @@ from trainers.rollout.sft import length_metrics, response_tokenizer
 async def dpo_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
     """One group per row. Its label (``data.label_key``), or else its metadata, holds ``chosen`` and ``rejected``: text,
     or the messages that follow the prompt. The chosen sample comes first, with reward 1; the other has 0. Raises
-    ConfigInvalid and DataInvalid."""
+    DataInvalid."""
     config = context.config
-    if config.rollout.n_samples_per_prompt != 2:
-        raise ConfigInvalid("rollout.n_samples_per_prompt must be 2: under DPO a row of the data is a pair")
     tokenize = response_tokenizer(context)
     groups = context.data.next_groups(config.rollout.rollout_batch_size, 2)
 

@@ -3,17 +3,14 @@
 import asyncio
 from typing import Any
 
-from trainers.errors import ConfigInvalid
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
 from trainers.rollout.responses import Response, ResponseTokenizer, fill
 
 
 async def sft_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
     """One sample per row: the answer under ``data.label_key`` (text or messages), or else what the assistant says in
-    the row's own messages, in every turn. Raises ConfigInvalid and DataInvalid."""
+    the row's own messages, in every turn. Raises DataInvalid."""
     config = context.config
-    if config.rollout.n_samples_per_prompt != 1:
-        raise ConfigInvalid("rollout.n_samples_per_prompt must be 1: under SFT a row of the data is one sample")
     tokenize = response_tokenizer(context)
     groups = context.data.next_groups(config.rollout.rollout_batch_size, 1)
 
