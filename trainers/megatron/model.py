@@ -7,11 +7,13 @@ from typing import Any
 import torch.distributed as dist
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.models.gpt.gpt_model import GPTModel
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from torch import Tensor, nn
 
 from trainers.megatron.attention import PackedAttention
 from trainers.megatron.hf.config import HFModel
 from trainers.megatron.logprobs import VocabShard, log_probs_of_hidden
+from trainers.megatron.norm import RMSNorm
 from trainers.megatron.packing import MicroBatch
 
 
@@ -32,10 +34,16 @@ def build_model(
 
     spec = get_gpt_layer_local_spec(qk_layernorm=hf.family.qk_layernorm, normalization=args.normalization)
     layer: Any = spec.submodules
-    layer.self_attention.submodules.core_attention = PackedAttention
+    layer.input_layernorm = layer.pre_mlp_layernorm = RMSNorm
+    attention = layer.self_attention.submodules
+    attention.core_attention = PackedAttention
+    if hf.family.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    config = core_transformer_config_from_args(args)
+    block: Any = TransformerBlockSubmodules([spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
     model = PolicyModel(
-        config=core_transformer_config_from_args(args),
-        transformer_layer_spec=spec,
+        config=config,
+        transformer_layer_spec=block,
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,
         pre_process=pre_process,
