@@ -13,6 +13,7 @@ import torch
 from engines.network import free_port
 from engines.types import Sample, SampleStatus
 from tests.e2e.naive_algorithms import NaiveAlgorithm
+from tests.e2e.two_ranks import Case, train_on_two_ranks
 from trainers.batch import build_train_batch
 from trainers.config import RunConfig
 from trainers.errors import PluginInvalid, RolloutFailed
@@ -63,6 +64,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
 
 
 def run_config(model: Path, algorithm: dict[str, Any]) -> RunConfig:
+    samples = 1 if algorithm.get("name") == "sft" else 2
     return RunConfig.model_validate(
         {
             "resources": {"accelerator": "cpu"},
@@ -70,8 +72,8 @@ def run_config(model: Path, algorithm: dict[str, Any]) -> RunConfig:
             "data": {"prompt_data": "unused.jsonl"},
             "rollout": {
                 "num_rollouts": 4,
-                "rollout_batch_size": 6,
-                "n_samples_per_prompt": 2,
+                "rollout_batch_size": 12 // samples,
+                "n_samples_per_prompt": samples,
                 "sampling": {"temperature": 0.8},
             },
             "trainer": {"dtype": "float32", "lr": 2e-3, "global_batch_size": 6},
@@ -222,3 +224,43 @@ def test_a_loss_and_an_advantage_of_the_users_own_take_the_places_of_ours(tiny_m
         single_rank(run_config(tiny_model, {"custom_loss": "no_such_module:f"})),
     ):
         pass
+
+
+LAYOUTS: list[dict[str, Any]] = [
+    {"megatron": {"use_distributed_optimizer": True}},  # two replicas
+    {"tensor_model_parallel_size": 2},
+]
+SPREAD = ["ppo", "dpo", "grpo by trajectory with a moving reference"]
+
+
+def test_two_ranks_in_either_layout_train_like_one(tiny_model: Path) -> None:
+    cases: list[Case] = []
+    expected: list[list[StepStats]] = []
+
+    def case(spec: dict[str, Any]) -> Case:
+        config = RunConfig.model_validate(spec)
+        sizes = {"global_batch_size": config.global_batch_size, "data_parallel_size": config.data_parallel_size}
+        groups = [rollout(config, rollout_id) for rollout_id in range(2)]
+        return config, [
+            build_train_batch(rollout_id, each, config.algorithm, **sizes, max_tokens=40)
+            for rollout_id, each in enumerate(groups)
+        ]
+
+    for name in SPREAD:
+        spec = run_config(tiny_model, ALGORITHMS[name]).model_dump()
+        spec["algorithm"] |= {"normalize_advantages": True} if name == "ppo" else {}
+        spec["trainer"]["global_batch_size"] = 12 if name == "dpo" else 6  # pairs, too, can be halved
+        config, batches = case(spec)
+        with single_rank(config) as rank:
+            of_one = [rank.step(batch) for batch in batches]
+        for layout in LAYOUTS:
+            resources = spec["resources"] | {"actor_num_gpus_per_node": 2}
+            cases.append(case(spec | {"resources": resources, "trainer": spec["trainer"] | layout}))
+            expected.append(of_one)
+    found = train_on_two_ranks(cases, timeout_s=240)
+    for mine, theirs in zip(found, expected, strict=True):
+        for stats, reference in zip(mine, theirs, strict=True):
+            assert stats.losses == pytest.approx(reference.losses, rel=2e-4, abs=1e-5)
+            assert stats.grad_norms == pytest.approx(reference.grad_norms, rel=5e-4)
+            of_critic = {name: value for name, value in reference.metrics.items() if name.startswith("critic/")}
+            assert {name: stats.metrics[name] for name in of_critic} == pytest.approx(of_critic, rel=5e-4, abs=1e-5)
