@@ -6,16 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainers.megatron.softmax import on
-
 
 class RMSNorm(nn.Module):
     """x / √(mean x² + ε) · weight over the last dimension, computed in float32 (Zhang & Sennrich 2019,
     arXiv:1910.07467).
 
     Built by Megatron's layer specs. Unlike torch's module, its weight tells Megatron when it sees only a part of the
-    sequence, so that its gradient is summed over the tensor-parallel ranks; and on a GPU it is compiled, which for the
-    short rows of heads is several times as fast as torch's kernel.
+    sequence, so that its gradient is summed over the tensor-parallel ranks.
     """
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: Any):
@@ -25,12 +22,4 @@ class RMSNorm(nn.Module):
         self.weight.sequence_parallel = config.sequence_parallel  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.is_cuda:
-            return on(x.device, rms_norm)(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
-
-
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    wide = x.to(torch.float32)
-    scaled = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return (scaled * weight.to(torch.float32)).to(x.dtype)
