@@ -15,7 +15,7 @@ from rich.text import Text
 from controlplane.sdk.errors import NotReachable
 
 if TYPE_CHECKING:
-    from controlplane.sdk import Event, Job, Rollway, Step
+    from controlplane.sdk import Evaluation, Event, Job, Rollway, Step
 
 _BARS = "▁▂▃▄▅▆▇█"
 _POLL_S = 0.4
@@ -37,7 +37,7 @@ def follow(
     with Live(console=console, refresh_per_second=8, transient=True) as live:
         while True:
             try:
-                job, steps, events = seen.look(rollway)
+                job, steps, events, evaluations = seen.look(rollway)
             except NotReachable as error:
                 away_since = away_since or time.monotonic()
                 if time.monotonic() - away_since > away_s:
@@ -47,7 +47,7 @@ def follow(
                 time.sleep(1.0)
                 continue
             away_since = None
-            for line in _lines(job, steps, events):
+            for line in _lines(job, steps, events, evaluations, width=console.width):
                 live.console.print(line)
             live.update(_status(job, seen.rewards, time.monotonic()))
             if job.ended or until(job):
@@ -63,38 +63,61 @@ class _Seen:
         self.rewards: list[float] = []
         self._rollout = -1
         self._event = 0
+        self._version = -1
 
-    def look(self, rollway: Rollway) -> tuple[Job, list[Step], list[Event]]:
+    def look(self, rollway: Rollway) -> tuple[Job, list[Step], list[Event], list[Evaluation]]:
         job = rollway.get(self.job_id)
         events = rollway.events(self.job_id, after=self._event)
         steps = rollway.steps(self.job_id, after=self._rollout)
+        evaluations = (
+            rollway.evaluations(self.job_id, after=self._version) if job.spec.get("eval", {}).get("sets") else []
+        )
+        self._version = evaluations[-1].weight_version if evaluations else self._version
         self._event = events[-1].id if events else self._event
         self._rollout = steps[-1].rollout_id if steps else self._rollout
         self.rewards += [step.values.get("reward") or 0.0 for step in steps]
-        return job, steps, events
+        return job, steps, events, evaluations
 
 
-def _lines(job: Job, steps: Sequence[Step], events: Sequence[Event]) -> Iterator[Text]:
+def _lines(
+    job: Job, steps: Sequence[Step], events: Sequence[Event], evaluations: Sequence[Evaluation], *, width: int
+) -> Iterator[Text]:
     for event in events:
         style = {"info": "dim", "warning": "yellow", "error": "red"}[event.level]
         yield Text(f"{event.at.astimezone():%H:%M:%S}  {event.message}", style=style)
     for step in steps:
-        yield Text.from_markup(step_line(step, job.progress.num_rollouts))
+        yield Text.from_markup(step_line(step, job.progress.num_rollouts, width=width))
+    for evaluation in evaluations:
+        yield Text.from_markup(evaluation_line(evaluation))
 
 
-def step_line(step: Step, num_rollouts: int) -> str:
+def step_line(step: Step, num_rollouts: int, *, width: int = 120) -> str:
+    """One rollout in a line. A terminal of less than 100 columns goes without the bar; 80 then suffice."""
     values = {name: value for name, value in step.values.items() if value is not None}
     reward = values.get("reward", 0.0)
     parts = [
         f"[bold]rollout {step.rollout_id + 1:>3}/{num_rollouts}[/]",
-        f"reward [bold]{reward:.3f}[/] [green]{bar(reward)}[/]",
+        f"reward [bold]{reward:.3f}[/]" + (f" [green]{bar(reward)}[/]" if width >= 100 else ""),
         f"{values.get('tokens_per_s', 0):>5,.0f} tok/s",
-        f"generate {values.get('time/generate_s', 0):.1f} s",
-        f"train {values.get('time/train_s', 0):.1f} s",
-        f"sync {values.get('time/sync_s', 0):.2f} s",
-        f"weights v{step.weight_version}",
+        f"gen {values.get('time/generate_s', 0):.1f}s",
+        f"train {values.get('time/train_s', 0):.1f}s",
+        f"sync {values.get('time/sync_s', 0):.1f}s",
+        f"v{step.weight_version}",
     ]
     return "  ".join(parts)
+
+
+def evaluation_line(evaluation: Evaluation) -> str:
+    """One eval set of one version: its mean reward and pass@k, with half the width of the 95 % interval."""
+    values = evaluation.values
+    shown = [name for name in values if name == "reward" or (name.startswith("pass@") and not name.endswith("_ci95"))]
+    figures = [
+        f"{name} [bold]{value:.3f}[/]"
+        + (f" ±{margin:.3f}" if (margin := values.get(f"{name}_ci95")) is not None else "")
+        for name in shown
+        if (value := values[name]) is not None
+    ]
+    return "  ".join([f"[cyan]eval {escape(evaluation.name)}[/] v{evaluation.weight_version}", *figures])
 
 
 def bar(value: float, width: int = 12) -> str:

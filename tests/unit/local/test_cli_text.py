@@ -8,9 +8,9 @@ import pytest
 from rich.text import Text
 
 from controlplane.cli.console import UserError
-from controlplane.cli.follow import bar, curve, sparkline, step_line
+from controlplane.cli.follow import bar, curve, evaluation_line, sparkline, step_line
 from controlplane.cli.spec_file import read_spec
-from controlplane.sdk import Step
+from controlplane.sdk import Evaluation, Step
 
 
 def test_a_field_set_on_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
@@ -66,7 +66,26 @@ def test_a_step_without_some_metric_still_has_its_line() -> None:
         rollout_id=4, attempt=1, at=datetime.now(UTC), weight_version=5, values={"reward": None, "tokens_per_s": 1234.5}
     )
     line = Text.from_markup(step_line(step, 20)).plain
-    assert "rollout   5/20" in line and "weights v5" in line and "1,234 tok/s" in line
+    assert "rollout   5/20" in line and "v5" in line and "1,234 tok/s" in line
+
+
+def test_a_step_fits_a_narrow_terminal_which_goes_without_the_bar() -> None:
+    values: dict[str, float | None] = {"reward": 0.123456, "tokens_per_s": 1234.5}
+    values |= {f"time/{part}_s": 1.2345 for part in ("generate", "train", "sync")}
+    step = Step(rollout_id=44, attempt=1, at=datetime.now(UTC), weight_version=45, values=values)
+    narrow, wide = (Text.from_markup(step_line(step, 100, width=width)).plain for width in (80, 120))
+    assert len(narrow) <= 80 and "━" not in narrow
+    assert "━" in wide
+
+
+def test_an_evaluation_shows_its_figures_with_their_intervals() -> None:
+    values: dict[str, float | None] = {"reward": 0.5, "reward_ci95": 0.1, "pass@1": 0.4, "pass@1_ci95": None}
+    evaluation = Evaluation(
+        weight_version=7, name="sums", attempt=1, at=datetime.now(UTC), values=values, samples_path="/x"
+    )
+    line = Text.from_markup(evaluation_line(evaluation)).plain
+    assert line.startswith("eval sums v7  ")
+    assert "reward 0.500 ±0.100" in line and line.endswith("pass@1 0.400")
 
 
 def test_the_command_line_starts_without_heavy_libraries() -> None:
