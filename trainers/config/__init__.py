@@ -17,6 +17,8 @@ from trainers.config.algorithm import (
 from trainers.config.algorithm_parts import CorrectionConfig, CriticConfig, KLConfig, OPSMConfig
 from trainers.config.checkpoint import CheckpointConfig
 from trainers.config.data import DataConfig
+from trainers.config.debug import DebugConfig
+from trainers.config.evaluation import EvalConfig, EvalSetConfig
 from trainers.config.megatron_options import OWNED_MEGATRON_OPTIONS
 from trainers.config.model import ModelConfig
 from trainers.config.reward import RewardConfig
@@ -35,7 +37,10 @@ __all__ = [
     "CriticConfig",
     "DPOConfig",
     "DataConfig",
+    "DebugConfig",
     "DrGRPOConfig",
+    "EvalConfig",
+    "EvalSetConfig",
     "GRPOConfig",
     "GSPOConfig",
     "KLConfig",

@@ -8,6 +8,8 @@ from engines.config import EngineConfig, ResourcesConfig, Section
 from trainers.config.algorithm import AlgorithmConfig, GRPOConfig, samples_per_row
 from trainers.config.checkpoint import CheckpointConfig
 from trainers.config.data import DataConfig
+from trainers.config.debug import DebugConfig
+from trainers.config.evaluation import EvalConfig
 from trainers.config.model import ModelConfig
 from trainers.config.rollout import RolloutConfig
 from trainers.config.runtime import RuntimeConfig
@@ -27,6 +29,8 @@ class RunConfig(Section):
     engine: EngineConfig = EngineConfig()
     sync: SyncConfig = SyncConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    eval: EvalConfig = EvalConfig()
+    debug: DebugConfig = DebugConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     @property
@@ -35,11 +39,12 @@ class RunConfig(Section):
 
     @property
     def steps_per_rollout(self) -> int:
-        return self.rollout.samples_per_rollout // self.global_batch_size
+        """Optimizer steps; the last one takes what remains."""
+        return -(-self.rollout.samples_per_rollout // self.global_batch_size)
 
     @property
     def data_parallel_size(self) -> int:
-        return self.resources.train_world_size // self.trainer.tensor_model_parallel_size
+        return self.resources.train_world_size // self.trainer.model_parallel_size
 
     @model_validator(mode="after")
     def _rows_make_the_samples_of_the_algorithm(self) -> Self:
@@ -53,20 +58,18 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
-        samples = self.rollout.samples_per_rollout
-        if samples % self.global_batch_size:
+        trainer, world = self.trainer, self.resources.train_world_size
+        if world % trainer.model_parallel_size:
             raise ValueError(
-                f"trainer.global_batch_size ({self.global_batch_size}) must divide "
-                f"rollout.rollout_batch_size × rollout.n_samples_per_prompt ({samples})"
+                f"trainer.tensor_model_parallel_size × pipeline_model_parallel_size × context_parallel_size "
+                f"({trainer.tensor_model_parallel_size} × {trainer.pipeline_model_parallel_size} × "
+                f"{trainer.context_parallel_size}) must divide the number of training processes ({world})"
             )
-        if self.resources.train_world_size % self.trainer.tensor_model_parallel_size:
+        expert_tensor = trainer.expert_tensor_parallel_size or trainer.tensor_model_parallel_size
+        if world % (expert_tensor * trainer.expert_model_parallel_size * trainer.pipeline_model_parallel_size):
             raise ValueError(
-                f"trainer.tensor_model_parallel_size ({self.trainer.tensor_model_parallel_size}) must divide "
-                f"the number of training processes ({self.resources.train_world_size})"
-            )
-        if self.global_batch_size % self.data_parallel_size:
-            raise ValueError(
-                f"trainer.global_batch_size ({self.global_batch_size}) must be a multiple of the number of "
-                f"data-parallel ranks ({self.data_parallel_size}): every rank takes part in every step"
+                f"trainer.expert_tensor_parallel_size × expert_model_parallel_size × pipeline_model_parallel_size "
+                f"({expert_tensor} × {trainer.expert_model_parallel_size} × {trainer.pipeline_model_parallel_size}) "
+                f"must divide the number of training processes ({world})"
             )
         return self
