@@ -55,13 +55,18 @@ class Placement:
         await asyncio.to_thread(remove_placement_group, self.group)
 
 
-async def reserve(resources: ResourcesConfig, hardware: Hardware, *, name: str) -> Placement:
-    """Reserve room for all trainer ranks and engines, within ``resources.placement_timeout_s``.
+async def reserve(
+    resources: ResourcesConfig, hardware: Hardware, *, name: str, training: bool = True, generation: bool = True
+) -> Placement:
+    """Reserve room for all trainer ranks and engines, or for one kind of them, within
+    ``resources.placement_timeout_s``.
 
     ``name`` is the placement group's, in the namespace of the connected Ray client. Raises PlacementTimeout, which
     says what was asked for and what each node has free; nothing stays reserved then.
     """
-    bundles = _bundles(resources, hardware)
+    trainers, engines = _bundles(resources, hardware)
+    trainers, engines = trainers if training else [], engines if generation else []
+    bundles = [*trainers, *engines]
     timeout_s = resources.placement_timeout_s
     group = await asyncio.to_thread(placement_group, bundles, strategy="PACK", name=name)
     created = False
@@ -83,19 +88,18 @@ async def reserve(resources: ResourcesConfig, hardware: Hardware, *, name: str) 
     per_node = resources.actor_num_gpus_per_node
     return Placement(
         group=group,
-        trainer_slots=tuple(slot(rank // per_node, 1) for rank in range(resources.train_world_size)),
+        trainer_slots=tuple(slot(rank // per_node, 1) for rank in range(len(trainers) * per_node)),
         engine_slots=tuple(
-            slot(resources.actor_num_nodes + index, resources.rollout_num_gpus_per_engine)
-            for index in range(resources.num_engines)
+            slot(len(trainers) + index, resources.rollout_num_gpus_per_engine) for index in range(len(engines))
         ),
     )
 
 
-def _bundles(resources: ResourcesConfig, hardware: Hardware) -> list[dict[str, float]]:
-    """One per training node, then one per engine: a bundle never spans nodes, so neither do these."""
+def _bundles(resources: ResourcesConfig, hardware: Hardware) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    """One per training node, and one per engine: a bundle never spans nodes, so neither do these."""
     training = [hardware.slots(resources.actor_num_gpus_per_node)] * resources.actor_num_nodes
     engines = [hardware.slots(resources.rollout_num_gpus_per_engine)] * resources.num_engines
-    return [*training, *engines]
+    return training, engines
 
 
 def _shortage(bundles: Sequence[Mapping[str, float]], timeout_s: float) -> str:
