@@ -235,6 +235,7 @@ class DPOLoss:
         loss = (losses * whole).sum()
         with torch.no_grad():
             gains = self.algorithm.beta * (policy - reference)
+            entropies = sample_sums(entropy, mask, cu) / tokens.clamp(min=1)
             denominator = whole.sum()
             found = {
                 "loss": loss,
@@ -243,7 +244,7 @@ class DPOLoss:
                 "chosen_reward": (gains[0::2] * whole).sum(),
                 "rejected_reward": (gains[1::2] * whole).sum(),
                 # Over pairs like the rest: the mean over both samples' tokens.
-                "entropy": (sample_sums(entropy, mask, cu) / tokens.clamp(min=1)).view(-1, 2).mean(1).mul(whole).sum(),
+                "entropy": ((entropies[0::2] + entropies[1::2]) / 2 * whole).sum(),
                 "denominator": denominator,
             } | _counts(batch)
             return loss, denominator.to(torch.int), _stack(found, self.names)
