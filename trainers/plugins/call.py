@@ -1,0 +1,31 @@
+"""Calling the user's functions: plain or async, bounded in time, and their errors told apart from ours."""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from trainers.errors import RolloutFailed, RunError
+from trainers.plugins.signature import is_async
+
+
+async def call(function: Callable[..., Any], *given: Any, name: str, timeout_s: float, field: str, **named: Any) -> Any:
+    """``await function(*given)``; a plain function runs in a thread. Raises :class:`RolloutFailed`, which names the
+    function, when it raises or when ``timeout_s`` (``field``) passes first."""
+    deadline = asyncio.timeout(timeout_s)
+    try:
+        async with deadline:
+            if is_async(function):
+                return await function(*given, **named)
+            found = await asyncio.to_thread(function, *given, **named)
+            return await found if inspect.isawaitable(found) else found
+    except RunError:
+        raise
+    except TimeoutError as error:
+        if deadline.expired():
+            raise RolloutFailed(f"{name} did not return within {field} = {timeout_s:g} s") from None
+        raise RolloutFailed(f"{name} raised {error!r}") from error
+    except Exception as error:  # the user's code may raise anything
+        if type(error).__module__.startswith("engines."):
+            raise  # an engine's failure is no fault of the function that used it
+        raise RolloutFailed(f"{name} raised {error!r}") from error

@@ -1,0 +1,56 @@
+"""What slime's functions call over HTTP, with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import httpx
+
+RETRIES = 60
+RETRY_PAUSE_S = 1.0
+TIMEOUT_S = 1800.0
+_RETRIED_STATUS = frozenset({429, 502, 503, 504})
+
+
+async def post(
+    url: str,
+    payload: dict[str, Any],
+    use_http2: bool = False,
+    max_retries: int = RETRIES,
+    headers: dict[str, str] | None = None,
+) -> Any:
+    """POST ``payload`` as JSON and return the answer's JSON, or its text if it is none. Tried again, at most
+    ``max_retries`` times, when nobody took it; a refusal raises ``httpx.HTTPStatusError`` with what was said."""
+    del use_http2  # one request at a time: there is nothing to multiplex
+    async with httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT_S, connect=10.0)) as client:
+        return await _answered(lambda: client.post(url, json=payload, headers=headers), max_retries)
+
+
+async def get(url: str) -> Any:
+    """The answer's JSON."""
+    async with httpx.AsyncClient(timeout=30.0) as client:
+        return await _answered(lambda: client.get(url), 3)
+
+
+async def _answered(send: Any, max_retries: int) -> Any:
+    for attempt in range(max_retries + 1):
+        try:
+            answer: httpx.Response = await send()
+            if answer.status_code not in _RETRIED_STATUS:
+                break
+        except httpx.TransportError:
+            if attempt == max_retries:
+                raise
+        if attempt < max_retries:
+            await asyncio.sleep(RETRY_PAUSE_S)
+    if answer.is_error:
+        raise httpx.HTTPStatusError(
+            f"{answer.status_code} from {answer.request.url}: {answer.text[:2000]}",
+            request=answer.request,
+            response=answer,
+        )
+    try:
+        return answer.json()
+    except ValueError:
+        return answer.text

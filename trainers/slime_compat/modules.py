@@ -1,0 +1,159 @@
+"""``import slime…`` for functions that were written for it: the few names that such functions use.
+
+Installed slime wins: the finder stands last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+from trainers.slime_compat.args import SlimeArgs
+from trainers.slime_compat.http import get, post
+from trainers.slime_compat.sample import SlimeSample
+
+
+@dataclass
+class RolloutFnTrainOutput:
+    samples: list[list[Any]]
+    metrics: dict[str, Any] | None = None
+
+
+@dataclass
+class RolloutFnEvalOutput:
+    data: dict[str, dict[str, Any]]
+    metrics: dict[str, Any] | None = None
+
+
+@dataclass
+class DynamicFilterOutput:
+    keep: bool
+    reason: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.keep
+
+
+class GenerateState:
+    """The run's tokenizer and sampling parameters; ``semaphore`` bounds the requests that a function sends by
+    itself."""
+
+    def __new__(cls, args: Any) -> GenerateState:
+        """One for each run and event loop, as semaphores belong to theirs."""
+        if not isinstance(args, SlimeArgs):
+            raise TypeError(f"GenerateState takes the args that your function was called with, not {args!r}")
+        return args.shared.setdefault((cls, _loop()), object.__new__(cls))
+
+    def __init__(self, args: SlimeArgs) -> None:
+        if "semaphore" in self.__dict__:
+            return
+        self.args = args
+        self.processor = None
+        self.tokenizer = args.shared.get("tokenizer")
+        self.semaphore = asyncio.Semaphore(args.sglang_server_concurrency * args.rollout_num_engines)
+        self.sampling_params = sampling_params(args)
+        self.aborted = False
+
+
+def sampling_params(args: Any) -> dict[str, Any]:
+    """The job's, as SGLang's request takes them."""
+    found = {
+        "temperature": args.rollout_temperature,
+        "top_p": args.rollout_top_p,
+        "top_k": args.rollout_top_k,
+        "max_new_tokens": args.rollout_max_response_len,
+        "skip_special_tokens": args.rollout_skip_special_tokens,
+        "no_stop_trim": True,
+        "spaces_between_special_tokens": False,
+    }
+    found |= {"stop": args.rollout_stop} if args.rollout_stop else {}
+    return found | ({"stop_token_ids": args.rollout_stop_token_ids} if args.rollout_stop_token_ids else {})
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """The result of ``coroutine``: slime's rollout functions are plain, and run in a thread of their own."""
+    return asyncio.run(coroutine)
+
+
+def load_function(path: str) -> Any:
+    from trainers.plugins.path import resolve
+
+    return resolve(path)
+
+
+def get_model_url(args: Any, model_name: str, endpoint: str = "/generate") -> str:
+    """The policy's: a run has no other model that generates."""
+    if model_name not in ("default", "actor", "policy"):
+        raise ValueError(f"there is no model {model_name!r}: a job generates with its policy alone")
+    return f"http://{args.sglang_router_ip}:{args.sglang_router_port}{endpoint}"
+
+
+_PROVIDED: dict[str, dict[str, Any]] = {
+    "slime": {},
+    "slime.utils": {},
+    "slime.utils.types": {"Sample": SlimeSample},
+    "slime.utils.http_utils": {"post": post, "get": get},
+    "slime.utils.async_utils": {"run": run},
+    "slime.utils.misc": {"load_function": load_function},
+    "slime.rollout": {},
+    "slime.rollout.sglang_rollout": {"GenerateState": GenerateState, "get_model_url": get_model_url},
+    "slime.rollout.base_types": {
+        "RolloutFnTrainOutput": RolloutFnTrainOutput,
+        "RolloutFnEvalOutput": RolloutFnEvalOutput,
+    },
+    "slime.rollout.filter_hub": {},
+    "slime.rollout.filter_hub.base_types": {"DynamicFilterOutput": DynamicFilterOutput},
+}
+PROVIDED: tuple[str, ...] = tuple(f"{module}.{name}" for module, names in _PROVIDED.items() for name in names)
+"""All that ``import slime…`` finds."""
+
+
+class _Finder(MetaPathFinder, Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname.split(".")[0] != "slime":
+            return None
+        if fullname not in _PROVIDED:
+            raise ModuleNotFoundError(
+                f"slime is not installed, and of its modules Rollway provides {', '.join(PROVIDED)}, not {fullname}",
+                name=fullname,
+            )
+        return importlib.util.spec_from_loader(fullname, self, is_package=True)
+
+    def exec_module(self, module: ModuleType) -> None:
+        names = _PROVIDED[module.__name__]
+        vars(module).update(names)
+
+        def missing(name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            raise AttributeError(
+                f"slime is not installed, and of {module.__name__} Rollway provides {', '.join(names) or 'nothing'}, "
+                f"not {name!r}"
+            )
+
+        vars(module)["__getattr__"] = missing
+
+
+_finder = _Finder()
+
+
+def offer_slime() -> None:
+    """From now on ``import slime`` finds what is provided here, unless slime itself is there."""
+    if _finder not in sys.meta_path:
+        sys.meta_path.append(_finder)
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
