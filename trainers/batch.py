@@ -44,7 +44,9 @@ def build_train_batch(
     *,
     global_batch_size: int,
     data_parallel_size: int,
-    max_tokens: int,
+    max_tokens: int | None = None,
+    micro_batch_size: int | None = None,
+    multiple_of: int = 1,
     post_process: RewardPostProcess | None = None,
 ) -> TrainBatch:
     """Check the samples, turn rewards into what the algorithm makes of them, and plan the micro-batches.
@@ -54,7 +56,8 @@ def build_train_batch(
     one, and stays together. ``post_process`` takes the place of the algorithm's way with rewards.
 
     Raises :class:`RolloutFailed` for a sample that contradicts itself, a rollout with nothing to learn from or a
-    ``post_process`` that returns something else, :class:`ConfigInvalid` for sizes that do not divide.
+    ``post_process`` that returns something else, :class:`ConfigInvalid` for steps that would part pairs. The sizes are
+    those of :func:`plan_micro_batches`.
     """
     samples = [sample for group in groups for sample in group]
     for sample in samples:
@@ -85,6 +88,8 @@ def build_train_batch(
         global_batch_size=global_batch_size // width,
         data_parallel_size=data_parallel_size,
         max_tokens=max_tokens,
+        micro_batch_size=None if micro_batch_size is None else max(1, micro_batch_size // width),
+        multiple_of=multiple_of,
     )
     if paired:
         plan = _of_pairs(plan)

@@ -50,7 +50,9 @@ async def train(run: Run) -> None:
                 config.algorithm,
                 global_batch_size=config.global_batch_size,
                 data_parallel_size=config.data_parallel_size,
-                max_tokens=config.trainer.max_tokens_per_gpu,
+                max_tokens=config.trainer.max_tokens_per_micro_batch,
+                micro_batch_size=config.trainer.samples_per_micro_batch,
+                multiple_of=config.trainer.micro_batch_multiple,
             )
 
         with clock("train"):

@@ -7,65 +7,93 @@ from collections.abc import Sequence
 from trainers.errors import ConfigInvalid
 from trainers.protocols import MicroBatchPlan
 
+ATTENTION_LENGTH = 32768
+"""Tokens of a sample whose attention costs as much as all else: 12 × the hidden size, here that of a model of 3B."""
+
 
 def plan_micro_batches(
-    lengths: Sequence[int], *, global_batch_size: int, data_parallel_size: int, max_tokens: int
+    lengths: Sequence[int],
+    *,
+    global_batch_size: int,
+    data_parallel_size: int,
+    max_tokens: int | None = None,
+    micro_batch_size: int | None = None,
+    multiple_of: int = 1,
+    attention_length: int = ATTENTION_LENGTH,
 ) -> MicroBatchPlan:
     """Split samples of these token counts into optimizer steps, ranks and micro-batches.
 
-    Step s takes samples [s·global_batch_size, (s+1)·global_batch_size). Within a step each sample is in exactly
-    one micro-batch; all ranks have the same number of them, none is empty, and none holds more than
-    ``max_tokens`` except one longer sample alone. These can only hold together when the data-parallel size
-    divides the global batch size, so anything else is :class:`ConfigInvalid`.
+    Step s takes samples [s·global_batch_size, (s+1)·global_batch_size); the last step takes what remains. Within a
+    step each sample is in exactly one micro-batch, and all ranks have the same number of them, a multiple of
+    ``multiple_of``. Exactly one of two limits holds: ``max_tokens`` in a micro-batch, except one longer sample alone,
+    or ``micro_batch_size`` samples. Of few samples, some ranks get a micro-batch of none. Ranks carry nearly the same
+    cost, that of a sample being its length times (1 + length / ``attention_length``): linear layers and attention.
     """
-    if global_batch_size % data_parallel_size:
-        raise ConfigInvalid(
-            f"trainer.global_batch_size ({global_batch_size}) must be a multiple of the number of "
-            f"data-parallel ranks ({data_parallel_size}): every rank takes part in every step"
-        )
-    if not lengths or len(lengths) % global_batch_size:
-        raise ConfigInvalid(
-            f"trainer.global_batch_size ({global_batch_size}) must divide the samples of a rollout ({len(lengths)})"
-        )
+    if not lengths:
+        raise ConfigInvalid("a rollout of no samples cannot be trained on")
+    if (max_tokens is None) == (micro_batch_size is None):
+        raise ValueError("one of max_tokens and micro_batch_size")
+    costs = [length * (1 + length / attention_length) for length in lengths]
+    unit = data_parallel_size * multiple_of
     steps: list[list[list[list[int]]]] = []
     for start in range(0, len(lengths), global_batch_size):
-        positions = range(start, start + global_batch_size)
-        micro_batches = _micro_batches(lengths, positions, data_parallel_size, max_tokens)
-        steps.append(_deal(lengths, micro_batches, data_parallel_size))
+        positions = range(start, min(start + global_batch_size, len(lengths)))
+        # Longest first; then the order of the rollout.
+        order = sorted(positions, key=lambda i: (-lengths[i], i))
+        if max_tokens is not None:
+            sizes, limit = [min(lengths[i], max_tokens) for i in order], max_tokens
+        else:
+            assert micro_batch_size is not None
+            sizes, limit = [1] * len(order), micro_batch_size
+        micro_batches = _micro_batches(order, sizes, [costs[i] for i in order], limit, unit)
+        steps.append(_deal(costs, micro_batches, data_parallel_size))
     return MicroBatchPlan(steps)
 
 
-def _micro_batches(lengths: Sequence[int], positions: Sequence[int], ranks: int, max_tokens: int) -> list[list[int]]:
-    """The fewest even micro-batches, a multiple of ``ranks``, that all fit."""
-    short = [lengths[i] for i in positions if lengths[i] <= max_tokens]
-    at_least = len(positions) - len(short) + math.ceil(sum(short) / max_tokens)
-    first = max(1, math.ceil(at_least / ranks)) * ranks
-    for count in range(first, len(positions), ranks):
-        candidate = _spread(lengths, positions, count)
-        if all(len(batch) == 1 or sum(lengths[i] for i in batch) <= max_tokens for batch in candidate):
-            return candidate
-    return [[i] for i in positions]
+def _micro_batches(
+    order: Sequence[int], sizes: Sequence[int], costs: Sequence[float], limit: int, unit: int
+) -> list[list[int]]:
+    """The fewest even micro-batches, a multiple of ``unit``, of which none is larger than ``limit``."""
+    count = math.ceil(math.ceil(sum(sizes) / limit) / unit) * unit
+    while count < len(order):
+        if (found := _spread(order, sizes, costs, limit, count)) is not None:
+            return found
+        count += unit
+    return [*([i] for i in order), *([] for _ in range(-len(order) % unit))]
 
 
-def _spread(lengths: Sequence[int], positions: Sequence[int], count: int) -> list[list[int]]:
-    """Longest first, each sample to the micro-batch with the fewest tokens so far."""
+def _spread(
+    order: Sequence[int], sizes: Sequence[int], costs: Sequence[float], limit: int, count: int
+) -> list[list[int]] | None:
+    """Each sample in turn to the cheapest micro-batch that has room for it; None when there is none."""
     batches: list[list[int]] = [[] for _ in range(count)]
-    heap = [(0, number) for number in range(count)]
-    for position in sorted(positions, key=lambda i: (-lengths[i], i)):
-        tokens, number = heap[0]
+    room = [limit] * count
+    heap = [(0.0, number) for number in range(count)]
+    for position, size, cost in zip(order, sizes, costs, strict=True):
+        full: list[tuple[float, int]] = []
+        while heap and room[heap[0][1]] < size:
+            full.append(heapq.heappop(heap))
+        if not heap:
+            return None
+        so_far, number = heap[0]
         batches[number].append(position)
-        heapq.heapreplace(heap, (tokens + lengths[position], number))
+        room[number] -= size
+        heapq.heapreplace(heap, (so_far + cost, number))
+        for each in full:
+            if room[each[1]]:
+                heapq.heappush(heap, each)
     return [sorted(batch) for batch in batches]
 
 
-def _deal(lengths: Sequence[int], micro_batches: list[list[int]], ranks: int) -> list[list[list[int]]]:
-    """Largest first, each micro-batch to the rank with the fewest tokens that still needs one."""
+def _deal(costs: Sequence[float], micro_batches: list[list[int]], ranks: int) -> list[list[list[int]]]:
+    """Dearest first, each micro-batch to the rank that has cost least and still needs one."""
     each = len(micro_batches) // ranks
-    tokens = {id(batch): sum(lengths[i] for i in batch) for batch in micro_batches}
     dealt: list[list[list[int]]] = [[] for _ in range(ranks)]
-    loads = [0] * ranks
-    for batch in sorted(micro_batches, key=lambda batch: (-tokens[id(batch)], batch)):
-        rank = min((r for r in range(ranks) if len(dealt[r]) < each), key=lambda r: (loads[r], r))
+    heap = [(0.0, rank) for rank in range(ranks)]
+    priced = sorted(((sum(costs[i] for i in batch), batch) for batch in micro_batches), key=lambda it: (-it[0], it[1]))
+    for cost, batch in priced:
+        so_far, rank = heapq.heappop(heap)
         dealt[rank].append(batch)
-        loads[rank] += tokens[id(batch)]
+        if len(dealt[rank]) < each:
+            heapq.heappush(heap, (so_far + cost, rank))
     return dealt

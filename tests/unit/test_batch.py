@@ -1,68 +1,18 @@
 """Samples become micro-batches: each exactly once, balanced, within the token limit; wrong ones are named."""
 
 import math
-import random
 import statistics
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import settings
 from pydantic import TypeAdapter
 
 from engines.types import Sample, SampleStatus
 from trainers.batch import build_train_batch
 from trainers.config import AlgorithmConfig, DPOConfig, GRPOConfig
 from trainers.errors import ConfigInvalid, RolloutFailed
-from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch
-
-
-@st.composite
-def rollouts(draw: st.DrawFn) -> dict[str, Any]:
-    ranks = draw(st.integers(1, 4))
-    size = ranks * draw(st.integers(1, 8))
-    steps = draw(st.integers(1, 3))
-    lengths = draw(st.lists(st.integers(2, 60), min_size=size * steps, max_size=size * steps))
-    return {
-        "lengths": lengths,
-        "global_batch_size": size,
-        "data_parallel_size": ranks,
-        "max_tokens": draw(st.integers(1, 100)),
-    }
-
-
-@given(case=rollouts())
-def test_a_plan_holds_every_sample_once_in_micro_batches_that_fit(case: dict[str, Any]) -> None:
-    lengths, size, limit = case["lengths"], case["global_batch_size"], case["max_tokens"]
-    plan = plan_micro_batches(**case)
-    assert len(plan.steps) == len(lengths) // size
-    for number, ranks in enumerate(plan.steps):
-        assert len(ranks) == case["data_parallel_size"]
-        assert len({len(micro_batches) for micro_batches in ranks}) == 1
-        batches = [batch for micro_batches in ranks for batch in micro_batches]
-        assert sorted(i for batch in batches for i in batch) == list(range(number * size, (number + 1) * size))
-        for batch in batches:
-            assert batch
-            assert len(batch) == 1 or sum(lengths[i] for i in batch) <= limit
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_ranks_carry_nearly_the_same_number_of_tokens_in_nearly_the_fewest_micro_batches(seed: int) -> None:
-    draw = random.Random(seed)
-    lengths = [min(2000, 50 + int(draw.expovariate(1 / 300))) for _ in range(512)]
-    plan = plan_micro_batches(lengths, global_batch_size=256, data_parallel_size=4, max_tokens=8192)
-    for number, ranks in enumerate(plan.steps):
-        loads = [sum(lengths[i] for batch in batches for i in batch) for batches in ranks]
-        assert max(loads) <= 1.02 * statistics.fmean(loads)
-        tokens = sum(lengths[number * 256 : (number + 1) * 256])
-        assert len(ranks[0]) <= math.ceil(tokens / 8192 / 4) + 1
-
-
-@pytest.mark.parametrize(("samples", "size", "ranks"), [(4, 1, 2), (6, 3, 2), (5, 2, 1), (0, 2, 1)])
-def test_sizes_that_do_not_divide_name_the_field(samples: int, size: int, ranks: int) -> None:
-    with pytest.raises(ConfigInvalid, match=r"trainer\.global_batch_size"):
-        plan_micro_batches([5] * samples, global_batch_size=size, data_parallel_size=ranks, max_tokens=100)
 
 
 def sample(index: int, reward: float | None, group: int = 0, **changes: Any) -> Sample:
@@ -167,11 +117,6 @@ def test_a_reward_that_is_not_finite_is_refused() -> None:
 
 
 @settings(max_examples=20)
-@given(case=rollouts())
-def test_the_same_lengths_give_the_same_plan(case: dict[str, Any]) -> None:
-    assert plan_micro_batches(**case) == plan_micro_batches(**case)
-
-
 def outcomes(algorithm: dict[str, Any], *groups: list[Sample]) -> list[float]:
     config: AlgorithmConfig = TypeAdapter(AlgorithmConfig).validate_python(algorithm)
     batch = build_train_batch(
