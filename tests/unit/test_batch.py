@@ -5,7 +5,6 @@ import statistics
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from pydantic import TypeAdapter
 
 from engines.types import Sample, SampleStatus
@@ -116,7 +115,6 @@ def test_a_reward_that_is_not_finite_is_refused() -> None:
         build([sample(4, math.nan)])
 
 
-@settings(max_examples=20)
 def outcomes(algorithm: dict[str, Any], *groups: list[Sample]) -> list[float]:
     config: AlgorithmConfig = TypeAdapter(AlgorithmConfig).validate_python(algorithm)
     batch = build_train_batch(
