@@ -1,0 +1,71 @@
+"""Rollouts on disk: written as they are handed to the trainer, and read back bit for bit."""
+
+import dataclasses
+import gzip
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from engines.types import Sample, SampleStatus
+from trainers.errors import DataInvalid
+
+VERSION = 1
+_FIELDS = {field.name for field in dataclasses.fields(Sample)}
+
+
+def dump_path(directory: Path, rollout_id: int) -> Path:
+    return directory / f"rollout_{rollout_id:07d}.jsonl.gz"
+
+
+def save_rollout(directory: Path, rollout_id: int, weight_version: int, groups: Sequence[Sequence[Sample]]) -> Path:
+    """Write one rollout, whole or not at all: a line that describes it, then a line per group.
+
+    JSON keeps a double exactly; what metadata or labels hold beyond JSON is written as its text.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = dump_path(directory, rollout_id)
+    partial = path.with_suffix(".partial")
+    head = {"version": VERSION, "rollout_id": rollout_id, "weight_version": weight_version, "groups": len(groups)}
+    with partial.open("wb") as raw:
+        with gzip.open(raw, "wt", compresslevel=1, encoding="utf-8", errors="surrogatepass") as file:
+            file.write(json.dumps(head) + "\n")
+            for group in groups:
+                file.write(json.dumps([dataclasses.asdict(sample) for sample in group], default=str) + "\n")
+        raw.flush()
+        os.fsync(raw.fileno())
+    partial.replace(path)
+    return path
+
+
+def load_rollout(directory: Path, rollout_id: int) -> list[list[Sample]]:
+    """The groups of one rollout. Raises DataInvalid, which names the file and the line, for what is not there or not
+    as :func:`save_rollout` writes it."""
+    path = dump_path(directory, rollout_id)
+    line = 1
+    try:
+        with gzip.open(path, "rt", encoding="utf-8", errors="surrogatepass") as file:
+            head = json.loads(file.readline())
+            if head["version"] != VERSION or head["rollout_id"] != rollout_id:
+                raise DataInvalid(f"{path} is version {head['version']} of rollout {head['rollout_id']}")
+            groups: list[list[Sample]] = []
+            for text in file:
+                line += 1
+                groups.append([_sample(fields) for fields in json.loads(text)])
+    except FileNotFoundError:
+        there = sorted(each.name for each in directory.glob("rollout_*.jsonl.gz"))
+        held = f"it holds {there[0]} to {there[-1]}" if there else "it holds no rollout"
+        raise DataInvalid(f"debug.load_rollouts: {directory} has no {path.name}: {held}") from None
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise DataInvalid(f"{path}, line {line}: not a rollout: {type(error).__name__}: {error}") from error
+    if len(groups) != head["groups"]:
+        raise DataInvalid(f"{path} holds {len(groups)} of its {head['groups']} groups")
+    return groups
+
+
+def _sample(fields: dict[str, Any]) -> Sample:
+    if unknown := set(fields) - _FIELDS:
+        raise ValueError(f"a sample has no {', '.join(sorted(unknown))}")
+    told: dict[str, Any] = fields | {"status": SampleStatus(fields["status"])}
+    return Sample(**told)
