@@ -34,16 +34,17 @@ async def get(url: str) -> Any:
 
 
 async def _answered(send: Any, max_retries: int) -> Any:
-    for attempt in range(max_retries + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             answer: httpx.Response = await send()
-            if answer.status_code not in _RETRIED_STATUS:
+            if answer.status_code not in _RETRIED_STATUS or attempt > max_retries:
                 break
         except httpx.TransportError:
-            if attempt == max_retries:
+            if attempt > max_retries:
                 raise
-        if attempt < max_retries:
-            await asyncio.sleep(RETRY_PAUSE_S)
+        await asyncio.sleep(RETRY_PAUSE_S)
     if answer.is_error:
         raise httpx.HTTPStatusError(
             f"{answer.status_code} from {answer.request.url}: {answer.text[:2000]}",

@@ -209,10 +209,9 @@ def number_of(reward: Any, *, name: str, index: int, reward_key: str | None = No
     """slime's reward, a number or a dictionary of them, as a number."""
     if reward is None:
         return None
-    if isinstance(reward, dict) and reward_key is not None:
-        reward = reward.get(reward_key)
+    chosen: Any = reward.get(reward_key) if isinstance(reward, dict) and reward_key is not None else reward
     try:
-        value = float(reward)
+        value = float(chosen)
     except (TypeError, ValueError):
         raise RolloutFailed(f"{name} gave sample {index} the reward {reward!r}: expected a finite number") from None
     if not math.isfinite(value):
