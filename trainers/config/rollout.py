@@ -1,7 +1,7 @@
 """How many samples, how they are drawn, and how long that may take."""
 
 from engines.config import Positive, SamplingConfig, Seconds, Section
-from trainers.config.reward import RewardConfig
+from trainers.config.reward import ExactMatchRewardConfig, RewardConfig
 
 
 class RolloutConfig(Section):
@@ -10,7 +10,7 @@ class RolloutConfig(Section):
     """Prompts per rollout."""
     n_samples_per_prompt: Positive = 8
     sampling: SamplingConfig = SamplingConfig()
-    reward: RewardConfig = RewardConfig()
+    reward: RewardConfig = ExactMatchRewardConfig()
     timeout_s: Seconds = 1800.0
     """For one rollout, generation and rewards together."""
 

@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 from engines.types import Sample, SampleStatus
-from trainers.config import RewardConfig
+from trainers.config.reward import CustomRewardConfig, RewardConfig
 from trainers.errors import PluginInvalid, RolloutFailed
 from trainers.rollout.rewards import label_check, load_reward
 from trainers.rollout.rewards.custom import CustomReward
 from trainers.rollout.rewards.exact import exact_match
 from trainers.rollout.rewards.number import last_number_match
 from trainers.rollout.rewards.pattern import PatternMatcher
+from trainers.rollout.rewards.verdict import Verdict
 
 hostile = st.text(st.characters(codec=None), max_size=200) | st.sampled_from(
     [
@@ -33,6 +35,10 @@ hostile = st.text(st.characters(codec=None), max_size=200) | st.sampled_from(
     ]
 )  # fmt: skip
 labels = hostile | st.integers() | st.floats(allow_nan=False) | st.none()
+
+
+def config(**fields: Any) -> Any:
+    return TypeAdapter(RewardConfig).validate_python(fields)
 
 
 def sample(response: str = "", label: Any = None) -> Sample:
@@ -101,7 +107,7 @@ def test_a_number_is_found_however_it_is_written(number: Any) -> None:
     ],
 )
 async def test_regex_match_wants_the_whole_response(response: str, label: Any, expected: float) -> None:
-    score = load_reward(RewardConfig(type="regex_match"))
+    score = load_reward(config(type="regex_match"))
     assert await score(sample(response, label)) == expected
 
 
@@ -155,14 +161,14 @@ def test_patterns_and_responses_of_any_kind_only_ever_match_or_not(cases: list[t
 )
 def test_a_label_that_can_never_be_rewarded_is_refused(kind: Any, label: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        label_check(RewardConfig(type=kind))(label)
+        label_check(config(type=kind))(label)
 
 
 def test_usable_labels_pass_and_a_custom_function_takes_any() -> None:
-    label_check(RewardConfig(type="exact_match"))(7)
-    label_check(RewardConfig(type="last_number"))("#### 7")
-    label_check(RewardConfig(type="regex_match"))("a+")
-    label_check(RewardConfig(type="custom", function="m:f"))(None)
+    label_check(config(type="exact_match"))(7)
+    label_check(config(type="last_number"))("#### 7")
+    label_check(config(type="regex_match"))("a+")
+    label_check(CustomRewardConfig(function="m:f"))(None)
 
 
 @pytest.fixture
@@ -181,7 +187,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], s
 
 
 def custom(path: str, timeout_s: float = 30.0) -> Any:
-    return load_reward(RewardConfig(type="custom", function=path, timeout_s=timeout_s))
+    return load_reward(CustomRewardConfig(function=path, timeout_s=timeout_s))
 
 
 async def test_plain_async_and_callable_functions_score(plugin: Callable[[str], str]) -> None:
@@ -243,7 +249,7 @@ async def test_a_function_that_does_not_return_in_time_gives_no_reward(plugin: C
 
 async def test_many_quick_plain_functions_all_get_their_turn() -> None:
     score = CustomReward(lambda each: each.index, name="m:f", timeout_s=20)
-    assert await asyncio.gather(*(score(sample()) for _ in range(200))) == [4.0] * 200
+    assert await asyncio.gather(*(score(sample()) for _ in range(200))) == [Verdict(4.0)] * 200
 
 
 @pytest.mark.parametrize(

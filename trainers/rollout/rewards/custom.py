@@ -3,14 +3,13 @@
 import asyncio
 import contextlib
 import inspect
-import math
 import threading
-from collections.abc import Callable
-from numbers import Real
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from engines.types import Sample
 from trainers.errors import RolloutFailed
+from trainers.rollout.rewards.verdict import Verdict, verdict
 
 MAX_THREADS = 32
 
@@ -22,37 +21,63 @@ class CustomReward:
     cannot keep the process, and at most ``MAX_THREADS``, so that it cannot flood it.
     """
 
-    def __init__(self, function: Callable[..., Any], *, name: str, timeout_s: float) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, name: str, timeout_s: float, reward_key: str | None = None
+    ) -> None:
         self._function = function
         self._name = name
         self._timeout_s = timeout_s
+        self._reward_key = reward_key
         self._threads = asyncio.Semaphore(MAX_THREADS)
 
-    async def __call__(self, sample: Sample) -> float | None:
-        """The reward, or None when the deadline passed. Raises :class:`RolloutFailed` when the function raises or
-        returns anything but a finite number."""
+    async def __call__(self, sample: Sample) -> Verdict | None:
+        """The verdict, or None when the deadline passed. Raises :class:`RolloutFailed` when the function raises or
+        returns anything but a finite number, or a dict with one under ``reward_key``."""
+        where = f"for sample {sample.index}"
+        called = await self._call(sample, where)
+        return None if called is None else self._verdict(called[0], where)
+
+    async def score_group(self, samples: Sequence[Sample]) -> list[Verdict | None]:
+        """The same for a function of a whole group, called once, with a list."""
+        where = f"for the group of sample {samples[0].index}"
+        called = await self._call(list(samples), where)
+        if called is None:
+            return [None] * len(samples)
+        values = called[0]
+        if not isinstance(values, Sequence) or isinstance(values, str) or len(values) != len(samples):
+            raise RolloutFailed(
+                f"reward function {self._name} returned {values!r:.200} {where}: expected a list of {len(samples)} "
+                "rewards"
+            )
+        return [self._verdict(value, where) for value in values]
+
+    async def _call(self, argument: Any, where: str) -> tuple[Any] | None:
+        """What the function returned; None when the deadline passed."""
         blocking = not _is_async(self._function)
         if blocking:
             await self._threads.acquire()  # the deadline counts from when the function begins
         deadline = asyncio.timeout(self._timeout_s)
         try:
             async with deadline:
-                value: Any = await self._in_thread(sample) if blocking else self._function(sample)
+                value: Any = await self._in_thread(argument) if blocking else self._function(argument)
                 if inspect.isawaitable(value):
                     value = await value
         except TimeoutError as error:
             if deadline.expired():
                 return None
-            raise self._failed(sample, error) from error
+            raise self._failed(error, where) from error
         except Exception as error:  # the user's code may raise anything
-            raise self._failed(sample, error) from error
-        if not isinstance(value, Real) or not math.isfinite(value):
-            raise RolloutFailed(
-                f"reward function {self._name} returned {value!r} for sample {sample.index}: expected a finite number"
-            )
-        return float(value)
+            raise self._failed(error, where) from error
+        return (value,)
 
-    async def _in_thread(self, sample: Sample) -> Any:
+    def _verdict(self, value: Any, where: str) -> Verdict:
+        try:
+            return verdict(value, self._reward_key)
+        except ValueError as error:
+            shown, expected = error.args
+            raise RolloutFailed(f"reward function {self._name} returned {shown} {where}: expected {expected}") from None
+
+    async def _in_thread(self, argument: Any) -> Any:
         loop = asyncio.get_running_loop()
         result: asyncio.Future[Any] = loop.create_future()
 
@@ -67,7 +92,7 @@ class CustomReward:
 
         def work() -> None:
             try:
-                outcome: tuple[Any, BaseException | None] = (self._function(sample), None)
+                outcome: tuple[Any, BaseException | None] = (self._function(argument), None)
             except StopIteration as error:  # which a future cannot carry
                 outcome = (None, RuntimeError(repr(error)))
             except BaseException as error:
@@ -75,11 +100,11 @@ class CustomReward:
             with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
                 loop.call_soon_threadsafe(deliver, *outcome)
 
-        threading.Thread(target=work, name=f"reward-{sample.index}", daemon=True).start()
+        threading.Thread(target=work, name="reward", daemon=True).start()
         return await result
 
-    def _failed(self, sample: Sample, error: Exception) -> RolloutFailed:
-        return RolloutFailed(f"reward function {self._name} raised {error!r} for sample {sample.index}")
+    def _failed(self, error: Exception, where: str) -> RolloutFailed:
+        return RolloutFailed(f"reward function {self._name} raised {error!r} {where}")
 
 
 def _is_async(function: Callable[..., Any]) -> bool:

@@ -1,69 +1,182 @@
-"""From the reward section of a job to the function that scores its samples."""
+"""From the reward section of a job to what scores its samples."""
 
-import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from engines.types import Sample
-from trainers.config import RewardConfig
+from trainers.config.reward import (
+    CodeRewardConfig,
+    CustomRewardConfig,
+    DAPORewardConfig,
+    DeepscalerRewardConfig,
+    MathRewardConfig,
+    ReasoningGymRewardConfig,
+    RegexMatchRewardConfig,
+    RemoteRewardConfig,
+    RewardConfig,
+    RuleConfig,
+    WeightedRewardConfig,
+)
 from trainers.plugins import load_function
+from trainers.rollout.rewards import gym
+from trainers.rollout.rewards.answer import after_thoughts, last_boxed
+from trainers.rollout.rewards.choice import gpqa
+from trainers.rollout.rewards.code.judge import CodeReward
+from trainers.rollout.rewards.code.sandbox import require_isolation
 from trainers.rollout.rewards.custom import CustomReward
+from trainers.rollout.rewards.dapo import dapo
 from trainers.rollout.rewards.exact import exact_match
-from trainers.rollout.rewards.number import last_number, last_number_match
+from trainers.rollout.rewards.number import last_number_match
+from trainers.rollout.rewards.overlap import f1
 from trainers.rollout.rewards.pattern import PatternMatcher
+from trainers.rollout.rewards.pool import WorkerPool, isolated_worker, worker
+from trainers.rollout.rewards.remote import RemoteReward
+from trainers.rollout.rewards.reward import Reward
+from trainers.rollout.rewards.selection import rule_of
+from trainers.rollout.rewards.verdict import Judge, Unjudgeable, Verdict
+from trainers.rollout.rewards.weighted import WeightedJudge
 
 type RewardFunction = Callable[[Sample], Awaitable[float | None]]
 """Scores one finished sample; None says that it could not be judged in time. A shipped rule always judges."""
 
 MAX_PATTERN_S = 1.0
 """A search that takes longer is backtracking: the pattern does not match, for all that matters."""
+MAX_EQUALITY_S = 3.0
+"""Two answers that take longer to compare are no answers: tens of milliseconds are usual."""
+MAX_GYM_S = 10.0
 
 
-def load_reward(config: RewardConfig) -> RewardFunction:
+def load_reward(config: RewardConfig) -> Reward:
     """The rule or function of a job. Raises :class:`trainers.errors.PluginInvalid` for a function that cannot be
-    used."""
-    match config.type:
-        case "exact_match":
-            return _rule(exact_match)
-        case "last_number":
-            return _rule(last_number_match)
-        case "regex_match":
+    used, and ConfigInvalid where programs cannot be run in isolation."""
+    resources = AsyncExitStack()
+    if isinstance(config, WeightedRewardConfig):
+        parts = [(part.name, part.weight, _judge(part.reward, resources)) for part in config.parts]
+        return Reward(WeightedJudge(parts), group_judge=None, resources=resources)
+    if isinstance(config, CustomRewardConfig):
+        custom = _custom(config)
+        if config.by_group:
+            return Reward(None, group_judge=custom.score_group, resources=resources)
+        return Reward(custom, group_judge=None, resources=resources)
+    return Reward(_Selected(config, resources), group_judge=None, resources=resources)
+
+
+class _Selected:
+    """Judges each sample by the job's rule, or by the one that its metadata names; loads the others when they are
+    first named."""
+
+    def __init__(self, config: RewardConfig, resources: AsyncExitStack) -> None:
+        self._config = config
+        self._resources = resources
+        self._judges: dict[RuleConfig, Judge] = {}
+        own = rule_of(config, {})
+        if own is not None:
+            self._judges[own] = _judge(own, resources)
+
+    async def __call__(self, sample: Sample) -> Verdict | None:
+        try:
+            rule = rule_of(self._config, sample.metadata)
+        except ValueError as error:
+            raise Unjudgeable(str(error)) from None
+        if rule is None:
+            raise Unjudgeable('reward type from_metadata needs metadata["rm_type"] to name its rule')
+        if rule not in self._judges:
+            self._judges[rule] = _judge(rule, self._resources)
+        return await self._judges[rule](sample)
+
+
+def _judge(config: RuleConfig, resources: AsyncExitStack) -> Judge:
+    match config:
+        case RegexMatchRewardConfig():
             matcher = PatternMatcher(min(config.timeout_s, MAX_PATTERN_S))
+            resources.push_async_callback(matcher.close)
 
-            async def score(sample: Sample) -> float:
-                return await matcher(sample.response, sample.label)
+            async def match(sample: Sample) -> Verdict:
+                text = last_boxed(sample.response) if config.boxed else sample.response
+                return Verdict(0.0 if text is None else await matcher(text, sample.label))
 
-            return score
-        case "custom":
-            assert config.function is not None  # the config's own rule
-            function = load_function(config.function, parameters=["sample"])
-            return CustomReward(function, name=config.function, timeout_s=config.timeout_s)
+            return match
+        case MathRewardConfig():
+            return _equality(config, resources, lambda response: response)
+        case DeepscalerRewardConfig():
+            return _equality(config, resources, after_thoughts)
+        case DAPORewardConfig():
 
+            async def state(sample: Sample) -> Verdict:
+                parts = dapo(sample.response, sample.label, strict_box=config.strict_box)
+                return Verdict(parts[config.reward_key], parts)
 
-def label_check(config: RewardConfig) -> Callable[[Any], None]:
-    """A check that raises ValueError for a label that the rule can never reward, so that bad data is found
-    before a run that would learn nothing from it."""
-
-    def check(label: Any) -> None:
-        if config.type == "custom":
-            return
-        if label is None:
-            raise ValueError(f"no label, which reward type {config.type} compares with: set data.label_key")
-        if isinstance(label, bool) or not isinstance(label, (str, int, float)):
-            raise ValueError(f"label {label!r} is neither a string nor a number, as reward type {config.type} needs")
-        if config.type == "last_number" and last_number(str(label)) is None:
-            raise ValueError(f"label {label!r} holds no number, as reward type last_number needs")
-        if config.type == "regex_match":
-            try:
-                re.compile(str(label))
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"label {label!r} is no regular expression: {error}") from None
-
-    return check
+            return state
+        case ReasoningGymRewardConfig():
+            return _reasoning_gym(config, resources)
+        case CodeRewardConfig():
+            return CodeReward(config)
+        case RemoteRewardConfig():
+            remote = RemoteReward(config)
+            resources.push_async_callback(remote.close)
+            return remote
+        case CustomRewardConfig():
+            return _custom(config)
+        case _:
+            return _rule(_RULES[config.type], boxed=config.boxed)
 
 
-def _rule(rule: Callable[[str, Any], float]) -> RewardFunction:
-    async def score(sample: Sample) -> float:
-        return rule(sample.response, sample.label)
+def _custom(config: CustomRewardConfig) -> CustomReward:
+    function = load_function(config.function, parameters=["samples" if config.group_rm else "sample"])
+    return CustomReward(function, name=config.function, timeout_s=config.timeout_s, reward_key=config.reward_key)
 
-    return score
+
+_RULES: dict[str, Callable[[str, Any, Mapping[str, Any]], float]] = {
+    "exact_match": lambda response, label, _: exact_match(response, label),
+    "last_number": lambda response, label, _: last_number_match(response, label),
+    "f1": lambda response, label, _: f1(response, label),
+    "gpqa": gpqa,
+}
+
+
+def _rule(rule: Callable[[str, Any, Mapping[str, Any]], float], *, boxed: bool) -> Judge:
+    async def judge(sample: Sample) -> Verdict:
+        text = last_boxed(sample.response) if boxed else sample.response
+        return Verdict(0.0 if text is None else rule(text, sample.label, sample.metadata))
+
+    return judge
+
+
+def _equality(
+    config: MathRewardConfig | DeepscalerRewardConfig, resources: AsyncExitStack, part: Callable[[str], str | None]
+) -> Judge:
+    pool = WorkerPool(config.workers, worker)
+    resources.push_async_callback(pool.close)
+    deadline_s = min(config.timeout_s, MAX_EQUALITY_S)
+
+    async def judge(sample: Sample) -> Verdict:
+        text = part(sample.response)
+        answer = None if text is None else last_boxed(text)
+        if not answer:
+            return Verdict(0.0)
+        label = str(sample.label)
+        expected = last_boxed(label) or label  # a label may be a whole solution
+        return Verdict(await pool.judge("math", {"answer": answer, "label": expected}, deadline_s))
+
+    return judge
+
+
+def _reasoning_gym(config: ReasoningGymRewardConfig, resources: AsyncExitStack) -> Judge:
+    gym.check_installed()
+    # Some data sets evaluate an answer as Python.
+    isolated = require_isolation("reasoning_gym", allow_network=config.allow_network)
+    pool = WorkerPool(config.workers, isolated_worker if isolated else worker)
+    resources.push_async_callback(pool.close)
+    deadline_s = min(config.timeout_s, MAX_GYM_S)
+
+    async def judge(sample: Sample) -> Verdict:
+        prompt = sample.prompt if isinstance(sample.prompt, str) else str(sample.prompt)
+        entry = gym.entry_of(sample.metadata, prompt=prompt, label=sample.label)
+        task = config.task or gym.task_of(entry)
+        if not isinstance(task, str):
+            raise Unjudgeable("reasoning_gym has no task: say reward.task, or source_dataset in the entry's metadata")
+        question = {"task": task, "answer": gym.answer_of(sample.response), "entry": entry}
+        return Verdict(await pool.judge("reasoning_gym", question, deadline_s))
+
+    return judge

@@ -1,13 +1,12 @@
 """The label is a regular expression that the whole response must match."""
 
 import asyncio
-import contextlib
 import json
-import select
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+
+from trainers.rollout.rewards.helper import Helper
 
 # `re` has no deadline and holds the interpreter lock while it searches, so a response on which a pattern
 # backtracks for ever would stop everything. In a process of its own the search can be ended: its alarm
@@ -27,7 +26,6 @@ for line in sys.stdin:
     signal.setitimer(signal.ITIMER_REAL, 0)
     print(int(matched), flush=True)
 """
-_START_S = 30.0
 
 
 class PatternMatcher:
@@ -36,7 +34,7 @@ class PatternMatcher:
 
     def __init__(self, deadline_s: float) -> None:
         self._deadline_s = deadline_s
-        self._helper: subprocess.Popen[bytes] | None = None
+        self._helper = Helper([sys.executable, "-I", "-S", "-c", _MATCHER])
         # One thread: it is the queue in front of the helper, and ends what it began even if its caller is cancelled.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="regex_match")
 
@@ -44,35 +42,12 @@ class PatternMatcher:
         """1 when ``label``, a pattern in Python's syntax, matches all of the response but the white space around
         it; 0 when it does not, or not within the deadline."""
         # JSON in ASCII: line ends and lone surrogates travel as escapes.
-        request = json.dumps([str(label), response.strip(), self._deadline_s]).encode() + b"\n"
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._match, request)
+        request = json.dumps([str(label), response.strip(), self._deadline_s]).encode()
+        reply = await asyncio.get_running_loop().run_in_executor(
+            self._thread, self._helper.ask, request, self._deadline_s + 1.0
+        )
+        return float(reply == b"1")
 
-    def _match(self, request: bytes) -> float:
-        helper = self._running()
-        assert helper.stdin is not None
-        assert helper.stdout is not None
-        reply = b""
-        with contextlib.suppress(BrokenPipeError):
-            helper.stdin.write(request)
-            helper.stdin.flush()
-            readable, _, _ = select.select([helper.stdout], [], [], self._deadline_s + _START_S)
-            reply = helper.stdout.readline() if readable else b""
-        if not reply:
-            self._end(helper)
-        return float(reply.strip() == b"1")
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._helper is None:
-            self._helper = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _MATCHER],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-            )
-        return self._helper
-
-    def _end(self, helper: subprocess.Popen[bytes]) -> None:
-        self._helper = None
-        helper.kill()
-        with contextlib.suppress(BrokenPipeError):
-            helper.communicate()
+    async def close(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._helper.close)
+        self._thread.shutdown(wait=False)

@@ -1,0 +1,1 @@
+"""Judging programs: what is tested, and the jail in which it runs."""
