@@ -45,6 +45,30 @@ class DataSource(Protocol):
     def load_state(self, state: dict[str, Any]) -> None: ...
 
 
+class GenerateFunction(Protocol):
+    """Generates for one sample, in place of one request: may call the engines and tools any number of times. More
+    than one sample that came of it share their ``trajectory_index``."""
+
+    async def __call__(
+        self, context: "RolloutContext", sample: Sample, sampling: SamplingConfig
+    ) -> Sample | list[Sample]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutDoors:
+    """The user's functions that the shipped rollout calls; None where there is none. All are checked, and those that
+    were written for slime adapted: see :mod:`trainers.plugins`."""
+
+    generate: GenerateFunction | None = None
+    """Returns a list always: one sample, or siblings of one trajectory."""
+    dynamic_sampling_filter: Callable[[list[Sample]], bool] | None = None
+    """Whether a finished group is kept."""
+    sample_filter: Callable[[list[list[Sample]]], Awaitable[None]] | None = None
+    """Masks the samples that take no part in the loss."""
+    all_samples_process: Callable[[list[list[Sample]], DataSource], Awaitable[None]] | None = None
+    """Sees every group of the rollout, dropped ones too."""
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutContext:
     """What a rollout function works with."""
@@ -60,6 +84,7 @@ class RolloutContext:
     weight_version: int
     """What the engines serve."""
     progress: Progress
+    doors: RolloutDoors = RolloutDoors()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +97,3 @@ class RolloutOutput:
 
 class RolloutFunction(Protocol):
     async def __call__(self, context: RolloutContext, rollout_id: int) -> RolloutOutput: ...
-
-
-class GenerateFunction(Protocol):
-    """Generates for one sample, in place of one request: may call the engines and tools any number of times. More
-    than one sample that came of it share their ``trajectory_index``."""
-
-    async def __call__(
-        self, context: RolloutContext, sample: Sample, sampling: SamplingConfig
-    ) -> Sample | list[Sample]: ...
