@@ -2,7 +2,7 @@
 
 import typer
 
-from controlplane.cli import jobs, local
+from controlplane.cli import jobs, local, plugins
 
 app = typer.Typer(
     name="rollway",
@@ -28,6 +28,8 @@ app.command(rich_help_panel=JOBS)(jobs.checkpoints)
 app.command(rich_help_panel=JOBS)(jobs.chat)
 app.command(rich_help_panel=JOBS)(jobs.finish)
 app.command(rich_help_panel=JOBS)(jobs.cancel)
+
+app.add_typer(plugins.app, name="plugins", rich_help_panel="Your code")
 
 if __name__ == "__main__":
     app()

@@ -21,6 +21,7 @@ from trainers.config.debug import DebugConfig
 from trainers.config.evaluation import EvalConfig, EvalSetConfig
 from trainers.config.megatron_options import OWNED_MEGATRON_OPTIONS
 from trainers.config.model import ModelConfig
+from trainers.config.plugins import PluginsConfig
 from trainers.config.reward import RewardConfig
 from trainers.config.rollout import RolloutConfig
 from trainers.config.run import RunConfig
@@ -47,6 +48,7 @@ __all__ = [
     "ModelConfig",
     "OPSMConfig",
     "PPOConfig",
+    "PluginsConfig",
     "PolicyGradientConfig",
     "RLOOConfig",
     "ReinforcePlusPlusBaselineConfig",

@@ -11,6 +11,7 @@ from trainers.config.data import DataConfig
 from trainers.config.debug import DebugConfig
 from trainers.config.evaluation import EvalConfig
 from trainers.config.model import ModelConfig
+from trainers.config.plugins import PluginsConfig
 from trainers.config.rollout import RolloutConfig
 from trainers.config.runtime import RuntimeConfig
 from trainers.config.sync import SyncConfig
@@ -31,6 +32,7 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     debug: DebugConfig = DebugConfig()
+    plugins: PluginsConfig = PluginsConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     @property

@@ -12,6 +12,7 @@ from trainers.plugins.signature import (
     Form,
     is_async,
     misfit,
+    names_of,
     out_of_order,
     signature_of,
     wants_args,
@@ -49,7 +50,8 @@ def check(path: str, door: Door, *, field: str | None = None) -> Checked:
 
 
 def fits(path: str) -> list[Checked]:
-    """All doors that ``path`` fits. Raises :class:`PluginInvalid` when it cannot be loaded."""
+    """The doors that ``path`` fits: those whose parameters have the same names, or where there is none, all that can
+    call it. Raises :class:`PluginInvalid` when it cannot be loaded."""
     from trainers.slime_compat.modules import offer_slime
 
     offer_slime()
@@ -60,7 +62,9 @@ def fits(path: str) -> list[Checked]:
             found.append(fit(path, target, door))
         except PluginInvalid:
             continue
-    return found
+    names = [name.lstrip("_") for name in names_of(signature_of(target))] if not inspect.isclass(target) else []
+    alike = [each for each in found if list(each.called_as.parameters) == names[: len(each.called_as.parameters)]]
+    return alike or found
 
 
 def fit(path: str, target: Any, door: Door) -> Checked:

@@ -292,7 +292,9 @@ class Conversation:
     def _without_end(self, ids: list[int]) -> list[int]:
         """``ids`` without what the policy sampled of them: the token that ends its turn."""
         ended = self._transcript.last_sampled
-        return ids[1:] if ids and ids[0] == ended and self._template.ends_a_turn(ended) else ids
+        if ended is None or not ids or ids[0] != ended or not self._template.ends_a_turn(ended):
+            return ids
+        return ids[1:]
 
     def _spoken(self, text: str) -> str:
         """What the policy says, without the token that ends its turn, which the engine may be told to show."""

@@ -59,7 +59,7 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "rm_url": lambda c: getattr(c.rollout.reward, "url", None),
     "reward_key": lambda c: None,  # a sample's reward is a number here: whatever key it had has been read
     "eval_reward_key": lambda c: None,
-    "group_rm": lambda c: bool(getattr(c.rollout.reward, "group", False)),
+    "group_rm": lambda c: bool(getattr(c.rollout.reward, "group_rm", False)),
     # algorithm
     "advantage_estimator": lambda c: c.algorithm.name,
     "eps_clip": lambda c: getattr(c.algorithm, "eps_clip", None),
