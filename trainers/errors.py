@@ -35,6 +35,12 @@ class TrainerLost(RunError):
     reason = EndReason.TRAINER_LOST
 
 
+class TrainingDiverged(RunError):
+    """A loss or gradient is not a finite number: another attempt would end the same way."""
+
+    reason = EndReason.TRAINING_DIVERGED
+
+
 class OutOfMemory(RunError):
     reason = EndReason.OUT_OF_MEMORY
 

@@ -59,6 +59,8 @@ class StepStats:
     """loss, pg_loss, entropy, grad_norm, lr, clip_fraction, ppo_kl, log_prob_diff (mean |trainer − engine|), …"""
     losses: list[float] = field(default_factory=list[float])
     grad_norms: list[float] = field(default_factory=list[float])
+    times: dict[str, float] = field(default_factory=dict[str, float], compare=False)
+    """``time/<part>_s``, ``perf/tokens_per_s`` and, where the device's peak is known, ``perf/mfu``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,8 @@ class TrainerState:
     """What :meth:`Trainer.save` was given with that checkpoint."""
     num_parameters: int
     loaded_from: str
+    notices: tuple[str, ...] = ()
+    """What the user should know of options that were given and have no effect."""
 
 
 class Trainer(Protocol):

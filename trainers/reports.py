@@ -23,6 +23,7 @@ class EndReason(StrEnum):
     TRAINER_LOST = "trainer_lost"
     WEIGHT_SYNC_FAILED = "weight_sync_failed"
     ROLLOUT_FAILED = "rollout_failed"
+    TRAINING_DIVERGED = "training_diverged"
     OUT_OF_MEMORY = "out_of_memory"
     STORAGE_FAILED = "storage_failed"
     DRIVER_START_FAILED = "driver_start_failed"

@@ -62,6 +62,7 @@ ENDINGS: dict[EndReason, Ending] = {
     EndReason.ENGINE_START_FAILED: _FAILED,
     EndReason.OUT_OF_MEMORY: _FAILED,
     EndReason.ROLLOUT_FAILED: _FAILED,
+    EndReason.TRAINING_DIVERGED: _FAILED,
     EndReason.INTERNAL_ERROR: _FAILED,
     # Something that worked went away.
     EndReason.ENGINE_LOST: _LOST,

@@ -1,6 +1,7 @@
 """From a run's config to Megatron's arguments, through Megatron's own parser and validation."""
 
 import argparse
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,14 +15,6 @@ from trainers.megatron.options import destination, parse, to_argv
 
 # Options that this release cannot honour, each with the only value that it takes.
 _UNSUPPORTED: dict[str, Any] = {
-    "pipeline_model_parallel_size": 1,
-    "virtual_pipeline_model_parallel_size": None,
-    "num_layers_per_virtual_pipeline_stage": None,
-    "context_parallel_size": 1,
-    "expert_model_parallel_size": 1,
-    "expert_tensor_parallel_size": None,
-    "num_experts": None,
-    "sequence_parallel": False,
     "use_megatron_fsdp": False,
     "use_torch_fsdp2": False,
     "use_layer_wise_distributed_optimizer": False,
@@ -74,9 +67,16 @@ def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> di
         "qk_layernorm": model.family.qk_layernorm,
         "transformer_impl": "local",
         "tensor_model_parallel_size": trainer.tensor_model_parallel_size,
+        "sequence_parallel": trainer.sequence_parallel,
+        "pipeline_model_parallel_size": trainer.pipeline_model_parallel_size,
+        "num_virtual_stages_per_pipeline_rank": _virtual_stages(config),
+        "context_parallel_size": trainer.context_parallel_size,
+        "expert_model_parallel_size": trainer.expert_model_parallel_size,
+        "expert_tensor_parallel_size": trainer.expert_tensor_parallel_size,
         "bf16": trainer.dtype == "bfloat16",
         "seed": trainer.seed,
-        "global_batch_size": config.global_batch_size,
+        # Steps and micro-batches are planned elsewhere; Megatron only wants numbers that divide.
+        "global_batch_size": config.data_parallel_size,
         "micro_batch_size": 1,
         "train_iters": config.rollout.num_rollouts * config.steps_per_rollout,
         "lr": trainer.lr,
@@ -87,7 +87,8 @@ def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> di
         "adam_beta1": trainer.adam_beta1,
         "adam_beta2": trainer.adam_beta2,
         "adam_eps": trainer.adam_eps,
-        "clip_grad": trainer.clip_grad,
+        # Without clipping the norm is measured all the same.
+        "clip_grad": trainer.clip_grad or math.inf,
         # One division by the step's count of samples or tokens, after all micro-batches and ranks were summed.
         "calculate_per_token_loss": True,
         "distributed_backend": "nccl" if device == "cuda" else "gloo",
@@ -105,12 +106,13 @@ def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str
     absent = dict.fromkeys(("gradient_accumulation_fusion", "masked_softmax_fusion", "apply_rope_fusion"), False) | {
         "no_persist_layer_norm": True
     }
+    granule = 2 * config.trainer.context_parallel_size * config.trainer.tensor_model_parallel_size
     compiled = {} if device == "cuda" else {"bias_swiglu_fusion": False, "bias_dropout_fusion": False}
     return (
         absent
         | compiled
         | {
-            "seq_length": model.max_position_embeddings,
+            "seq_length": -(-model.max_position_embeddings // granule) * granule,
             "max_position_embeddings": model.max_position_embeddings,
             "hidden_dropout": 0.0,
             "attention_dropout": 0.0,
@@ -149,6 +151,11 @@ def _value(name: str, target: str, value: Any) -> Any:
     return value
 
 
+def _virtual_stages(config: RunConfig) -> int | None:
+    stages = config.trainer.num_virtual_stages_per_pipeline_rank or 1
+    return stages if stages > 1 else None
+
+
 def _check_tensor_parallel(config: RunConfig, model: HFModel) -> None:
     size = config.trainer.tensor_model_parallel_size
     for what, count in {
@@ -181,6 +188,8 @@ def _validate(args: argparse.Namespace) -> None:
 
     try:
         validate_args(args)
+        # Micro-batches differ in length, and validation has just said otherwise.
+        args.variable_seq_lengths = args.pipeline_model_parallel_size > 1
         core_transformer_config_from_args(args)  # checks how options go together
     except (AssertionError, ValueError, RuntimeError) as error:
         raise ConfigInvalid(f"trainer.megatron: Megatron refuses these options: {error}") from error

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +27,58 @@ class Bucket:
 
 
 @dataclass(frozen=True, slots=True)
+class ZigZag:
+    """How one of C context-parallel ranks attends with its part of each sequence: chunks r and 2C−1−r of 2C, each to
+    the keys of all chunks up to its own.
+
+    Keys come from all ranks, one rank's after the other's. ``keys`` picks those of every chunk in turn, so that chunk
+    j's queries are rows ``cu_queries[j]:cu_queries[j + 1]`` and its keys ``cu_keys[j]:cu_keys[j + 1]`` of the picked
+    ones, the last query's own key last.
+    """
+
+    group: dist.ProcessGroup
+    keys: Tensor
+    cu_queries: Tensor
+    cu_keys: Tensor
+    query_lengths: list[int]
+    key_lengths: list[int]
+
+    @classmethod
+    def of(cls, lengths: Sequence[int], rank: int, group: dist.ProcessGroup, device: torch.device | str) -> "ZigZag":
+        """``lengths`` of the sequences, multiples of 2C."""
+        size = group.size()
+        per_rank = sum(lengths) // size
+        keys: list[Tensor] = []
+        query_lengths: list[int] = []
+        key_lengths: list[int] = []
+        start = 0
+        for length in lengths:
+            chunk = length // (2 * size)
+            number = torch.arange(2 * size)
+            late = number >= size
+            owner = torch.where(late, 2 * size - 1 - number, number)
+            begin = owner * per_rank + start + late * chunk
+            whole = (begin[:, None] + torch.arange(chunk)).flatten()
+            for last in (rank, 2 * size - 1 - rank):
+                keys.append(whole[: (last + 1) * chunk])
+                query_lengths.append(chunk)
+                key_lengths.append((last + 1) * chunk)
+            start += 2 * chunk
+        return cls(
+            group,
+            torch.cat(keys).to(device),
+            _cumulative(query_lengths, device),
+            _cumulative(key_lengths, device),
+            query_lengths,
+            key_lengths,
+        )
+
+
+def _cumulative(lengths: Sequence[int], device: torch.device | str) -> Tensor:
+    return torch.tensor([0, *lengths]).cumsum(0).to(device, torch.int32)
+
+
+@dataclass(frozen=True, slots=True)
 class PackedSequences:
     """Where the sequences of a micro-batch begin and end.
 
@@ -40,6 +93,8 @@ class PackedSequences:
     buckets: list[Bucket]
     order: Tensor | None
     """[T]: where each packed token is in the concatenated buckets; None for one bucket that keeps the order."""
+    zigzag: ZigZag | None = None
+    """Where ranks share the sequences; there are no buckets then."""
     qkv_format: str = "sbhd"
     cp_group: None = None
 
@@ -52,8 +107,10 @@ class PackedSequences:
         return self.max_length
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str) -> "PackedSequences":
+    def of(cls, lengths: Sequence[int], device: torch.device | str, zigzag: ZigZag | None = None) -> "PackedSequences":
         cu_lengths = torch.tensor([0, *lengths]).cumsum(0)
+        if zigzag is not None:
+            return cls(cu_lengths.to(device, torch.int32), max(lengths), [], None, zigzag)
         buckets = [_bucket(members, cu_lengths.tolist(), device) for members in _similar(lengths)]
         order = None
         if len(buckets) > 1:
@@ -110,7 +167,9 @@ class PackedAttention(nn.Module):
         **_: Any,
     ) -> Tensor:
         query, key, value = query.squeeze(1), key.squeeze(1), value.squeeze(1)
-        if query.is_cuda and query.dtype is not torch.float32:
+        if packed_seq_params.zigzag is not None:
+            context = _zigzag(query, key, value, packed_seq_params.zigzag, self._scale)
+        elif query.is_cuda and query.dtype is not torch.float32:
             context = _varlen(query, key, value, packed_seq_params, self._scale)
         else:
             context = _padded(query, key, value, packed_seq_params, self._scale)
@@ -118,21 +177,49 @@ class PackedAttention(nn.Module):
 
 
 def _varlen(query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float | None) -> Tensor:
+    cu, longest = packed.cu_lengths, packed.max_length
+    return _causal(query, key, value, cu, cu, longest, longest, scale)
+
+
+def _causal(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cu_queries: Tensor,
+    cu_keys: Tensor,
+    max_queries: int,
+    max_keys: int,
+    scale: float | None,
+) -> Tensor:
+    """Where a sequence has more keys than queries, the last query sees the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
     context = varlen_attn(
-        query,
-        key,
-        value,
-        packed.cu_lengths,
-        packed.cu_lengths,
-        packed.max_length,
-        packed.max_length,
-        scale=scale,
-        window_size=(-1, 0),
+        query, key, value, cu_queries, cu_keys, max_queries, max_keys, scale=scale, window_size=(-1, 0)
     )
     assert isinstance(context, Tensor)  # a tuple only when asked for more
     return context
+
+
+def _zigzag(query: Tensor, key: Tensor, value: Tensor, zigzag: ZigZag, scale: float | None) -> Tensor:
+    from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
+
+    # Summed over the ranks on the way back, as each rank's queries use all keys.
+    both: Any = gather_from_sequence_parallel_region(torch.cat([key, value], dim=-1), group=zigzag.group)
+    key, value = both.index_select(0, zigzag.keys).split([key.shape[-1], value.shape[-1]], dim=-1)
+    if query.is_cuda and query.dtype is not torch.float32:
+        longest = max(zigzag.query_lengths), max(zigzag.key_lengths)
+        return _causal(query, key.contiguous(), value.contiguous(), zigzag.cu_queries, zigzag.cu_keys, *longest, scale)
+    contexts: list[Tensor] = []
+    chunks = zip(
+        query.split(zigzag.query_lengths), key.split(zigzag.key_lengths), value.split(zigzag.key_lengths), strict=True
+    )
+    for parts in chunks:
+        q, k, v = (part.transpose(0, 1)[None] for part in parts)
+        sees = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril(k.shape[2] - q.shape[2])
+        context = F.scaled_dot_product_attention(q, k, v, attn_mask=sees, enable_gqa=True, scale=scale)
+        contexts.append(context[0].transpose(0, 1))
+    return torch.cat(contexts)
 
 
 def _padded(query: Tensor, key: Tensor, value: Tensor, packed: PackedSequences, scale: float | None) -> Tensor:

@@ -46,7 +46,8 @@ class TrainingState:
     """What a checkpoint holds, beside the random states."""
 
     args: argparse.Namespace
-    module: nn.Module
+    modules: list[nn.Module]
+    """This rank's chunks of the model."""
     optimizer: MegatronOptimizer | None = None
     """None, like ``scheduler``: only weights."""
     scheduler: OptimizerParamScheduler | None = None
@@ -90,7 +91,7 @@ def save(
     failure: BaseException | None = None
     try:
         with _local_results_queue(), _argument(state.args, "save", str(staging)):
-            save_checkpoint(rollout_id, [state.module], state.optimizer, state.scheduler, 0)
+            save_checkpoint(rollout_id, state.modules, state.optimizer, state.scheduler, 0)
             for companion in companions:
                 _save_companion(companion, rollout_id, staging / iteration_name(rollout_id))
     except (Exception, CheckpointException) as error:  # torch's is no Exception
@@ -124,7 +125,7 @@ def load(state: TrainingState, checkpoint: Checkpoint, *, verify: bool = True) -
         _argument(state.args, "ckpt_step", checkpoint.iteration),
     ):
         try:
-            load_checkpoint([state.module], state.optimizer, state.scheduler)
+            load_checkpoint(state.modules, state.optimizer, state.scheduler)
         except (Exception, CheckpointException, SystemExit) as error:  # Megatron exits for what it cannot read
             said = str(error).strip().rpartition("\n")[2]
             raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {said}") from error
@@ -139,7 +140,7 @@ def _save_companion(companion: Companion, rollout_id: int, inside: Path) -> None
         _argument(state.args, "no_save_optim", weights_only or state.args.no_save_optim),
         _argument(state.args, "no_save_rng", True),
     ):
-        save_checkpoint(rollout_id, [state.module], state.optimizer, state.scheduler, 0)
+        save_checkpoint(rollout_id, state.modules, state.optimizer, state.scheduler, 0)
 
 
 def load_companion(companion: Companion, checkpoint: Checkpoint) -> bool:

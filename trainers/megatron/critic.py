@@ -11,6 +11,7 @@ from megatron.training.training import get_model
 from torch import Tensor, nn
 
 from trainers.megatron.checkpoint import TrainingState
+from trainers.megatron.heads import gather_responses, predicting_rows
 from trainers.megatron.hf.config import HFModel
 from trainers.megatron.model import build_model, named_parameters
 from trainers.megatron.packing import MicroBatch
@@ -31,50 +32,41 @@ class ValueHead(nn.Linear):
         return super().forward(input)[:, 0].float()
 
 
-@dataclass(frozen=True, slots=True)
-class Critic:
-    """The value model as the loss sees it."""
-
-    module: nn.Module
-    """Wrapped for data parallelism."""
-
-    def values(self, batch: MicroBatch) -> Tensor:
-        """Of the state in which each response token was sampled, [R], float32."""
-        return self.module(
-            batch.tokens,
-            batch.positions,
-            None,
-            packed_seq_params=batch.sequences,
-            output_processor=self._output,
-            output_processor_context=batch,
-        )
-
-    def _output(self, *, hidden_states: Tensor, output_layer: nn.Module, context: MicroBatch, **_: Any) -> Tensor:
-        return output_layer(hidden_states[:, 0].index_select(0, context.rows))
+def values(*, hidden_states: Tensor, output_layer: nn.Module, context: MicroBatch, config: Any, **_: Any) -> Tensor:
+    """The critic's head: of the state in which each response token was sampled, [R], float32."""
+    return gather_responses(output_layer(predicting_rows(hidden_states, context, config)), context)
 
 
-def build_critic(args: argparse.Namespace, hf: HFModel, weights: Mapping[str, nn.Parameter]) -> Critic:
-    """One rank's part, with the policy's ``weights`` (by Megatron's names) below the head."""
+def build_critic(args: argparse.Namespace, hf: HFModel, weights: Mapping[str, nn.Parameter]) -> list[nn.Module]:
+    """One rank's chunks, wrapped for data parallelism, with the policy's ``weights`` (by the whole model's names) below
+    the head."""
 
-    def provider(pre_process: bool, post_process: bool, config: Any = None, pg_collection: Any = None) -> Any:
+    def provider(
+        pre_process: bool,
+        post_process: bool,
+        vp_stage: int | None = None,
+        config: Any = None,
+        pg_collection: Any = None,
+    ) -> Any:
         model: Any = build_model(
             args,
             replace(hf, tied=False),
             pre_process=pre_process,
             post_process=post_process,
             pg_collection=pg_collection,
+            vp_stage=vp_stage,
         )
         if post_process:
             old = model.output_layer.weight
             model.output_layer = ValueHead(hf.hidden_size, dtype=old.dtype, device=old.device)
         return model
 
-    [module] = get_model(provider, ModelType.encoder_or_decoder)
+    modules: list[nn.Module] = get_model(provider, ModelType.encoder_or_decoder)
     with torch.no_grad():
-        for name, parameter in named_parameters(module).items():
+        for name, parameter in named_parameters(modules).items():
             if not name.startswith("output_layer."):
                 parameter.copy_(weights[name])
-    return Critic(module)
+    return modules
 
 
 @dataclass(frozen=True, slots=True)

@@ -333,7 +333,7 @@ def _kl_in_loss(algorithm: PolicyGradientConfig) -> bool:
 
 def _counts(batch: MicroBatch) -> dict[str, Tensor]:
     mask = batch.loss_mask
-    return {"mask_tokens": mask.sum(), "tokens": mask.new_tensor(batch.tokens.numel())}
+    return {"mask_tokens": mask.sum(), "tokens": mask.new_tensor(batch.num_tokens)}
 
 
 def _stack(found: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:

@@ -1,7 +1,7 @@
-"""The policy: Megatron's GPTModel with packed attention, from tokens to log-probabilities."""
+"""The policy: Megatron's GPTModel with packed attention."""
 
 import argparse
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch.distributed as dist
@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from trainers.megatron.attention import PackedAttention
 from trainers.megatron.hf.config import HFModel
-from trainers.megatron.logprobs import VocabShard, log_probs_of_hidden
+from trainers.megatron.logprobs import VocabShard
 from trainers.megatron.norm import RMSNorm
-from trainers.megatron.packing import MicroBatch
 
 
 class PolicyModel(GPTModel):
@@ -27,9 +26,15 @@ class PolicyModel(GPTModel):
 
 
 def build_model(
-    args: argparse.Namespace, hf: HFModel, *, pre_process: bool, post_process: bool, pg_collection: Any
+    args: argparse.Namespace,
+    hf: HFModel,
+    *,
+    pre_process: bool,
+    post_process: bool,
+    pg_collection: Any,
+    vp_stage: int | None = None,
 ) -> PolicyModel:
-    """One rank's part of the model, with random weights."""
+    """One chunk of the model, with random weights: this rank's, or one of its virtual pipeline stages."""
     from megatron.training.arguments import core_transformer_config_from_args
 
     spec = get_gpt_layer_local_spec(qk_layernorm=hf.family.qk_layernorm, normalization=args.normalization)
@@ -40,7 +45,7 @@ def build_model(
     if hf.family.qk_layernorm:
         attention.q_layernorm = attention.k_layernorm = RMSNorm
     config = core_transformer_config_from_args(args)
-    block: Any = TransformerBlockSubmodules([spec] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+    block: Any = TransformerBlockSubmodules([spec] * get_num_layers_to_build(config, vp_stage), layer_norm=RMSNorm)
     model = PolicyModel(
         config=config,
         transformer_layer_spec=block,
@@ -54,9 +59,12 @@ def build_model(
         rotary_percent=args.rotary_percent,
         rotary_base=args.rotary_base,
         pg_collection=pg_collection,
+        vp_stage=vp_stage,
     )
+    # Positions are looked up token by token: the table must be whole on every context-parallel rank.
+    rotary: Any = model.rotary_pos_emb
+    rotary.cp_group = None
     if (scaling := hf.rope_scaling) is not None:
-        rotary: Any = model.rotary_pos_emb
         rotary.inv_freq = rotary._apply_scaling(
             rotary.inv_freq,
             factor=scaling.factor,
@@ -73,49 +81,23 @@ def vocab_shard(padded_vocab_size: int, vocab_size: int, group: dist.ProcessGrou
     return VocabShard(start=group.rank() * width, width=width, vocab_size=vocab_size, group=group)
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The model as the loss sees it."""
-
-    module: nn.Module
-    """Wrapped for data parallelism or not."""
-    shard: VocabShard
-    temperature: float
-    """Of the distribution that was sampled."""
-
-    def log_probs(self, batch: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probability of every response token and the entropy of its distribution, [R] each, float32."""
-        return self.module(
-            batch.tokens,
-            batch.positions,
-            None,
-            packed_seq_params=batch.sequences,
-            output_processor=self._output,
-            output_processor_context=batch,
-        )
-
-    def _output(
-        self,
-        *,
-        hidden_states: Tensor,
-        output_layer: nn.Module,
-        output_weight: Tensor | None,
-        context: MicroBatch,
-        **_: Any,
-    ) -> tuple[Tensor, Tensor]:
-        """Only the rows that predict response tokens go through the output layer."""
-
-        def project(rows: Tensor) -> Tensor:
-            logits, _ = output_layer(rows[:, None], weight=output_weight)
-            return logits[:, 0]
-
-        hidden = hidden_states[:, 0].index_select(0, context.rows)
-        return log_probs_of_hidden(hidden, context.targets, project, self.shard, temperature=self.temperature)
-
-
-def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """By the names of the bare model, whatever it is wrapped in."""
+def named_parameters(modules: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """Of this rank's chunks, by the names that they have in the whole model, whatever they are wrapped in."""
     from megatron.core.utils import unwrap_model
 
-    bare: Any = unwrap_model(module)
-    return dict(bare.named_parameters())
+    found: dict[str, nn.Parameter] = {}
+    for module in modules:
+        bare: Any = unwrap_model(module)
+        numbers = [layer.layer_number - 1 for layer in bare.decoder.layers]
+        for name, parameter in bare.named_parameters():
+            found[_global_name(name, numbers)] = parameter
+    return found
+
+
+def _global_name(name: str, numbers: Sequence[int]) -> str:
+    """A layer's number in the whole model, in place of that in its chunk."""
+    head, layers, rest = name.partition("decoder.layers.")
+    if not layers:
+        return name
+    local, _, rest = rest.partition(".")
+    return f"{head}{layers}{numbers[int(local)]}.{rest}"

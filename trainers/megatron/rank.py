@@ -3,7 +3,7 @@
 import copy
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +17,28 @@ from megatron.core.optimizer import get_megatron_optimizer
 from megatron.core.utils import get_model_config
 from megatron.training import training
 from megatron.training.training import get_megatron_optimizer_config, get_model, get_optimizer_param_scheduler
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers.config import PPOConfig, RunConfig
 from trainers.megatron import checkpoint, world
 from trainers.megatron.args import megatron_args
-from trainers.megatron.critic import TrainedCritic, build_critic
+from trainers.megatron.critic import TrainedCritic, build_critic, values
 from trainers.megatron.device import DeviceType, megatron_device
 from trainers.megatron.fusions import fuse
-from trainers.megatron.fusions import fuse
+from trainers.megatron.heads import Head, LogProbs
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
 from trainers.megatron.loss import Loss, ValueLoss, aggregation_of, loss_of
-from trainers.megatron.model import Policy, build_model, named_parameters, vocab_shard
+from trainers.megatron.model import build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
-from trainers.megatron.packing import MicroBatch, pack
+from trainers.megatron.packing import MicroBatch, TokenSplit, pack
 from trainers.megatron.roles import Roles, build_reference
 from trainers.megatron.start import Checkpoint
 from trainers.megatron.step import RolloutTrainer
+from trainers.megatron.timing import Timing, peak_flops
 from trainers.protocols import StepStats, TrainBatch, TrainerState
 
 log = logging.getLogger(__name__)
@@ -63,11 +64,11 @@ class Rank:
         CheckpointInvalid or TrainerLost.
         """
         self._device: DeviceType = device
+        self._timing = Timing()
+        self._global_batch_size = config.global_batch_size
         self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
-        if device == "cuda":
-            fuse()
         if device == "cuda":
             fuse()
         with megatron_device(device):
@@ -85,35 +86,53 @@ class Rank:
     def _build(self, config: RunConfig, begin: Checkpoint | None) -> None:
         args, started = self._args, time.perf_counter()
 
-        def provider(pre_process: bool, post_process: bool, config: Any = None, pg_collection: Any = None) -> Any:
+        def provider(
+            pre_process: bool,
+            post_process: bool,
+            vp_stage: int | None = None,
+            config: Any = None,
+            pg_collection: Any = None,
+        ) -> Any:
             return build_model(
-                args, self._hf, pre_process=pre_process, post_process=post_process, pg_collection=pg_collection
+                args,
+                self._hf,
+                pre_process=pre_process,
+                post_process=post_process,
+                pg_collection=pg_collection,
+                vp_stage=vp_stage,
             )
 
-        [module] = get_model(provider, ModelType.encoder_or_decoder)
-        self._parameters = named_parameters(module)
-        reference = build_reference(config, args, module, self._load_hf)
+        groups = world.Groups.of_world()
+        self._split = TokenSplit(
+            rank=groups.context.rank(),
+            size=groups.context.size(),
+            group=groups.context,
+            multiple_of=groups.tensor.size() if args.sequence_parallel else 1,
+        )
+        modules: list[nn.Module] = get_model(provider, ModelType.encoder_or_decoder)
+        self._parameters = named_parameters(modules)
+        reference = build_reference(config, args, modules, self._load_hf)
         if begin is None:
             self._load_hf(self._hf.directory)
-        self._state = self._training_state(module)
+        self._state = self._training_state(modules)
         extra_state = (
             checkpoint.load(self._state, begin, verify=config.checkpoint.verify) if begin is not None else None
         )
-        self._policy = Policy(
-            module,
-            vocab_shard(args.padded_vocab_size, self._hf.vocab_size, world.tensor_parallel_group()),
+        log_probs = LogProbs(
+            vocab_shard(args.padded_vocab_size, self._hf.vocab_size, groups.tensor),
             config.rollout.sampling.temperature,
         )
-        policy = self._trainer(config, self._state, self._policy.log_probs, loss_of(config.algorithm))
+        self._policy = self._trainer(config, self._state, log_probs, loss_of(config.algorithm), groups)
         critic: TrainedCritic | None = None
         if isinstance(config.algorithm, PPOConfig):
-            model = build_critic(args, self._hf, self._parameters)
-            state = self._training_state(model.module, lr=config.algorithm.critic.lr)
+            state = self._training_state(build_critic(args, self._hf, self._parameters), lr=config.algorithm.critic.lr)
             loss = ValueLoss(config.algorithm.value_clip, aggregation_of(config.algorithm))
             critic = TrainedCritic(
-                state, self._trainer(config, state, model.values, loss), config.algorithm.critic.num_critic_only_steps
+                state,
+                self._trainer(config, state, values, loss, groups),
+                config.algorithm.critic.num_critic_only_steps,
             )
-        self._roles = Roles(config.algorithm, self._state, policy, world.data_parallel_group(), reference, critic)
+        self._roles = Roles(config.algorithm, self._state, self._policy, groups.data_parallel, reference, critic)
         if begin is not None:
             self._roles.restore(begin)
         self.state = TrainerState(
@@ -133,66 +152,97 @@ class Rank:
             padded_vocab_size=self._args.padded_vocab_size,
         )
 
-    def _training_state(self, module: Any, *, lr: float | None = None) -> checkpoint.TrainingState:
+    def _training_state(self, modules: list[Any], *, lr: float | None = None) -> checkpoint.TrainingState:
         """With an optimizer of its own: call it when the weights are there, of which it keeps float32 copies."""
         args = copy.copy(self._args)
         args.lr = args.lr if lr is None else lr
         args.min_lr = min(args.min_lr, args.lr)
+        args.global_batch_size = self._global_batch_size
         optimizer_config: Any
         optimizer_config, overrides = get_megatron_optimizer_config(args)  # pyright: ignore[reportGeneralTypeIssues]
         optimizer = get_megatron_optimizer(
-            optimizer_config, [module], config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
+            optimizer_config, modules, config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
         )
         prepare(optimizer)
         with mock.patch.object(training, "get_args", lambda: args):
             scheduler = get_optimizer_param_scheduler(optimizer)
-        model_config = get_model_config(module)
-        model_config.grad_scale_func = optimizer.scale_loss
-        model_config.finalize_model_grads_func = finalize_model_grads
-        if args.overlap_grad_reduce:
-            model_config.no_sync_func = module.no_sync
-        return checkpoint.TrainingState(self._args, module, optimizer, scheduler)
+        for module in modules:
+            model_config = get_model_config(module)
+            model_config.grad_scale_func = optimizer.scale_loss
+            model_config.finalize_model_grads_func = finalize_model_grads
+            if args.overlap_grad_reduce:
+                syncs = [each.no_sync for each in modules]
+                model_config.no_sync_func = syncs[0] if len(syncs) == 1 else syncs
+        return checkpoint.TrainingState(self._args, modules, optimizer, scheduler)
 
     def _trainer(
-        self, config: RunConfig, state: checkpoint.TrainingState, forward: Callable[[MicroBatch], Any], loss: Loss
+        self, config: RunConfig, state: checkpoint.TrainingState, head: Head, loss: Loss, groups: world.Groups
     ) -> RolloutTrainer:
         assert state.optimizer is not None
         assert state.scheduler is not None
         return RolloutTrainer(
-            module=state.module,
-            forward=forward,
+            modules=state.modules,
+            head=head,
             loss=loss,
             optimizer=state.optimizer,
             scheduler=state.scheduler,
             global_batch_size=config.global_batch_size,
-            data_parallel_group=world.data_parallel_group(),
+            groups=groups,
+            timing=self._timing,
         )
 
     def step(self, batch: TrainBatch) -> StepStats:
         """Train on one rollout; the stats are those of all ranks together."""
         started = time.perf_counter()
-        data_rank = parallel_state.get_data_parallel_rank()
         with megatron_device(self._device):
-            steps = [
-                [pack([batch.samples[i] for i in members], self._device) for members in step[data_rank]]
-                for step in batch.plan.steps
-            ]
+            steps = self._pack(batch)
             stats = self._roles.train(batch.rollout_id, steps, batch.weight_version)
-        log.info("rollout %d: %.3f s, %s", batch.rollout_id, time.perf_counter() - started, stats.metrics)
+        stats = replace(stats, times=self._timing.take() | self._speed(batch, time.perf_counter() - started))
+        log.info("rollout %d: %s, %s", batch.rollout_id, stats.times, stats.metrics)
         return stats
 
     def log_probs(self, batch: TrainBatch) -> list[Tensor]:
         """The policy's log-probabilities of the responses in this rank's micro-batches, in the plan's order: [R] per
         sample, float32, on the CPU."""
-        data_rank = parallel_state.get_data_parallel_rank()
         found: list[Tensor] = []
-        with megatron_device(self._device), torch.no_grad():
-            for step in batch.plan.steps:
-                for members in step[data_rank]:
-                    packed = pack([batch.samples[i] for i in members], self._device)
-                    values, _ = self._policy.log_probs(packed)
-                    found += values.cpu().split(packed.cu_responses.diff().tolist())
+        with megatron_device(self._device):
+            steps = self._pack(batch)
+            for packed, computed in zip(steps, self._policy.compute(steps), strict=True):
+                for each, of_each in zip(packed, computed, strict=True):
+                    found += of_each.cpu().split(each.cu_responses.diff().tolist())
         return found
+
+    def _pack(self, batch: TrainBatch) -> list[list[MicroBatch]]:
+        data_rank = parallel_state.get_data_parallel_rank()
+        return [
+            [pack([batch.samples[i] for i in members], self._device, self._split) for members in step[data_rank]]
+            for step in batch.plan.steps
+        ]
+
+    def _speed(self, batch: TrainBatch, seconds: float) -> dict[str, float]:
+        """Of all ranks together, over the whole rollout's training. The utilisation counts what one forward and
+        backward pass needs, 6 FLOPs a parameter and token and causal attention, and neither recomputation nor passes
+        for other log-probabilities."""
+        lengths = [len(sample.tokens) for sample in batch.samples]
+        tokens = sum(lengths)
+        found = {"perf/tokens_per_s": tokens / seconds}
+        peak = peak_flops("bfloat16" if self._args.bf16 else "float32")
+        if peak is not None:
+            width = self._args.num_attention_heads * self._args.kv_channels
+            attention = 6 * self._args.num_layers * width * sum(length**2 for length in lengths)
+            flops = 6 * self._active_parameters() * tokens + attention
+            found["perf/mfu"] = flops / seconds / (peak * self._args.world_size)
+        return found
+
+    def _active_parameters(self) -> int:
+        """That a token is multiplied with: without the embedding, and of the experts those that it is sent to."""
+        total = 0
+        for name, shape in hf_shapes(self._hf).items():
+            if "embed_tokens" in name and not self._hf.tied:
+                continue
+            part = self._args.moe_router_topk / self._args.num_experts if _is_expert(name) else 1
+            total += int(torch.Size(shape).numel() * part)
+        return total
 
     def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
         with megatron_device(self._device):
@@ -241,3 +291,7 @@ class Rank:
     def _num_parameters(self) -> int:
         """Of the whole model, without the vocabulary's padding."""
         return sum(int(torch.Size(shape).numel()) for shape in hf_shapes(self._hf).values())
+
+
+def _is_expert(name: str) -> bool:
+    return ".experts." in name

@@ -1,6 +1,7 @@
 """The process group, Megatron's parallel groups and its global state: once per process."""
 
 import argparse
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
 
@@ -36,6 +37,13 @@ def join(args: argparse.Namespace, *, init_method: str, timeout_s: float) -> Non
     set_global_variables(args, build_tokenizer=False)
     parallel_state.initialize_model_parallel(
         args.tensor_model_parallel_size,
+        args.pipeline_model_parallel_size,
+        args.virtual_pipeline_model_parallel_size,
+        context_parallel_size=args.context_parallel_size,
+        expert_model_parallel_size=args.expert_model_parallel_size,
+        expert_tensor_parallel_size=args.expert_tensor_parallel_size,
+        num_distributed_optimizer_instances=args.num_distributed_optimizer_instances,
+        order="tp-cp-ep-pp-dp" if args.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp",
         create_gloo_process_groups=args.use_gloo_process_groups,
         distributed_timeout_minutes=args.distributed_timeout_minutes,
     )
@@ -64,6 +72,27 @@ def agree(error: BaseException | None) -> str | None:
 
 def is_rank_zero() -> bool:
     return dist.get_rank() == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The ranks with which this one shares a model or a batch."""
+
+    tensor: dist.ProcessGroup
+    pipeline: dist.ProcessGroup
+    context: dist.ProcessGroup
+    data_parallel: dist.ProcessGroup
+    """One of each set of context-parallel ranks."""
+
+    @classmethod
+    def of_world(cls) -> "Groups":
+        """Once the world is joined."""
+        return cls(
+            tensor=tensor_parallel_group(),
+            pipeline=cast(dist.ProcessGroup, parallel_state.get_pipeline_model_parallel_group()),
+            context=cast(dist.ProcessGroup, parallel_state.get_context_parallel_group()),
+            data_parallel=data_parallel_group(),
+        )
 
 
 def tensor_parallel_group() -> dist.ProcessGroup:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from trainers.megatron.hf.layout import hf_shapes, layout, shard
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+EMBEDDING = "embedding.word_embeddings.weight"
+OUTPUT = "output_layer.weight"
 
 
 class SafetensorsDirectory:
@@ -71,7 +74,10 @@ def load_hf(
 ) -> None:
     """Fill this rank's ``parameters`` (by Megatron's names). Raises ModelInvalid for a tensor that is missing, left
     over or of another shape, and RuntimeError when the layout does not cover the parameters."""
-    entries = layout(model)
+    entries = [entry for entry in layout(model) if entry.megatron in parameters]
+    if model.tied and OUTPUT in parameters:  # the last pipeline stage has a copy of the embedding
+        [embedding] = [entry for entry in layout(model) if entry.megatron == EMBEDDING]
+        entries.append(replace(embedding, megatron=OUTPUT))
     if uncovered := set(parameters) ^ {entry.megatron for entry in entries}:
         raise RuntimeError(f"the layout and the model differ in {sorted(uncovered)}")
     shapes = hf_shapes(model)
