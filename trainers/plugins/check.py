@@ -50,8 +50,8 @@ def check(path: str, door: Door, *, field: str | None = None) -> Checked:
 
 
 def fits(path: str) -> list[Checked]:
-    """The doors that ``path`` fits: those whose parameters have the same names, or where there is none, all that can
-    call it. Raises :class:`PluginInvalid` when it cannot be loaded."""
+    """The doors that ``path`` fits, as far as the names of its parameters tell them apart. Raises
+    :class:`PluginInvalid` when it cannot be loaded."""
     from trainers.slime_compat.modules import offer_slime
 
     offer_slime()
@@ -63,8 +63,8 @@ def fits(path: str) -> list[Checked]:
         except PluginInvalid:
             continue
     names = [name.lstrip("_") for name in names_of(signature_of(target))] if not inspect.isclass(target) else []
-    alike = [each for each in found if list(each.called_as.parameters) == names[: len(each.called_as.parameters)]]
-    return alike or found
+    alike = [sum(a == b for a, b in zip(each.called_as.parameters, names, strict=False)) for each in found]
+    return [each for each, count in zip(found, alike, strict=True) if count == max(alike)]
 
 
 def fit(path: str, target: Any, door: Door) -> Checked:
@@ -90,7 +90,8 @@ def _form(path: str, target: Callable[..., Any], door: Door) -> Form:
         return door.native
     slime = misfit(signature, door.slime)
     for_slime = wants_args(signature)
-    if slime is None and (for_slime or native is not None):
+    first = next(iter(names_of(signature)), "")
+    if slime is None and (for_slime or (native is not None and first not in door.native.parameters)):
         return door.slime
     if native is None and not for_slime:
         return door.native

@@ -7,7 +7,7 @@ from typing import Any
 
 from engines.config import SamplingConfig
 from engines.types import Sample
-from trainers.config import DPOConfig, PolicyGradientConfig, RunConfig, SFTConfig
+from trainers.config import PolicyGradientConfig, RunConfig
 from trainers.errors import ConfigInvalid, PluginInvalid
 from trainers.plugins.call import call
 from trainers.plugins.check import Checked, check
@@ -16,10 +16,6 @@ from trainers.plugins.outputs import attempts_of, groups_of, metrics_of, numbers
 from trainers.rollout.protocols import DataSource, RolloutContext, RolloutDoors, RolloutFunction, RolloutOutput
 
 type Groups = list[list[Sample]]
-
-DEFAULT_ROLLOUT = "trainers.rollout.default:generate_rollout"
-SFT_ROLLOUT = "trainers.rollout.sft:sft_rollout"
-DPO_ROLLOUT = "trainers.rollout.dpo:dpo_rollout"
 
 
 class Plugins:
@@ -40,13 +36,11 @@ class Plugins:
         return [f"{each.door.field}: {each.path} ({each.form})" for each in self._checked.values()]
 
     @property
-    def rollout_function(self) -> RolloutFunction:
-        """The user's, or the shipped one of the algorithm."""
+    def rollout_function(self) -> RolloutFunction | None:
+        """The user's; None: the shipped one of the algorithm."""
         name = "rollout_function"
         if name not in self._checked:
-            self._checked[name] = check(default_rollout(self._config), DOORS[name], field="the shipped rollout")
-            shipped: RolloutFunction = self._checked[name].target
-            return shipped
+            return None
         function, path = self._function(name), self._checked[name].path
 
         async def rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
@@ -229,14 +223,3 @@ def named(config: RunConfig) -> list[tuple[str, str, str]]:
         if (path := getattr(config.algorithm, name, None)) is not None:
             found.append((name, f"algorithm.{name}", path))
     return found
-
-
-def default_rollout(config: RunConfig) -> str:
-    """The shipped rollout function of the algorithm; it comes in by the same door as a user's."""
-    match config.algorithm:
-        case SFTConfig():
-            return SFT_ROLLOUT
-        case DPOConfig():
-            return DPO_ROLLOUT
-        case _:
-            return DEFAULT_ROLLOUT

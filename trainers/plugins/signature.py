@@ -7,11 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _CONTAINERS = frozenset(
-    {
-        *("list", "tuple", "Sequence", "Iterable", "Mapping", "dict", "Awaitable", "Coroutine", "Optional", "Union"),
-        *("typing", "collections", "abc", "types", "base_types", "filter_hub", "utils"),  # of modules
-        *("trainers", "rollout", "engines", "protocols", "plugins", "slime", "slime_compat"),
-    }
+    {"list", "tuple", "Sequence", "Iterable", "Mapping", "dict", "Awaitable", "Coroutine", "Optional", "Union"}
 )
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -95,7 +91,7 @@ def wrong_return(signature: inspect.Signature | None, form: Form) -> str | None:
         return None
     annotation = signature.return_annotation
     text = annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-    found = {word for word in re.findall(r"\w+", text) if not word.isdecimal()} - _CONTAINERS
+    found = {word.split(".")[-1] for word in re.findall(r"[A-Za-z_][\w.]*", text)} - _CONTAINERS
     own = found - {"None", "NoneType"}
     if own & {"Any", "object"} or not form.returns:
         return None  # what is returned to a door that takes nothing is dropped

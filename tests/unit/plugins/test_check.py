@@ -1,0 +1,138 @@
+"""A plug-in that does not fit is told exactly why, and by which field, before anything starts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainers.config import RunConfig
+from trainers.errors import ConfigInvalid, PluginInvalid
+from trainers.plugins import load_function
+from trainers.plugins.__main__ import main
+from trainers.plugins.check import check, fits
+from trainers.plugins.doors import DOORS
+from trainers.plugins.run import load_plugins, named
+
+USERS = "tests.unit.plugins.users"
+SLIME = "tests.unit.plugins.for_slime"
+
+
+def config(plugins: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
+    spec: dict[str, Any] = {
+        "model": {"hf_checkpoint": "/m"},
+        "data": {"prompt_data": "/d.jsonl"},
+        "rollout": {"num_rollouts": 1, "rollout_batch_size": 2, "n_samples_per_prompt": 2},
+        "plugins": plugins or {},
+    }
+    for name, fields in sections.items():
+        spec[name] = spec.get(name, {}) | fields
+    return RunConfig.model_validate(spec)
+
+
+@pytest.mark.parametrize(
+    ("name", "door", "form"),
+    [
+        ("users:rollout", "rollout_function", "native"),
+        ("users.generate", "custom_generate_function", "native"),
+        ("users:reward", "custom_rm", "native"),
+        ("users:keep", "dynamic_sampling_filter", "native"),
+        ("users:is_short", "rollout_sample_filter", "native"),
+        ("users:outcomes", "custom_reward_post_process", "native"),
+        ("users:log", "custom_rollout_log_function", "native"),
+        ("users:loss", "custom_loss", "native"),
+        ("users:Prompts", "data_source", "native"),
+        ("for_slime:generate", "custom_generate_function", "slime"),
+        ("for_slime.with_tools", "custom_generate_function", "slime"),
+        ("for_slime:generate_rollout", "rollout_function", "slime"),
+        ("for_slime.generate_rollout", "eval_function", "slime"),
+        ("for_slime:rm", "custom_rm", "slime"),
+        ("for_slime:group_rm", "group_rm", "slime"),
+        ("for_slime:keep", "dynamic_sampling_filter", "slime"),
+        ("for_slime:remove_odd", "rollout_sample_filter", "slime"),
+        ("for_slime:double", "custom_reward_post_process", "slime"),
+        ("for_slime:last_first", "buffer_filter", "slime"),
+        ("for_slime:log", "custom_rollout_log_function", "slime"),
+        ("for_slime:before_step", "custom_megatron_before_train_step_hook", "native"),
+        ("for_slime:Source", "data_source", "slime"),
+    ],
+)
+def test_a_function_that_fits_is_recognised_in_either_form(name: str, door: str, form: str) -> None:
+    assert check(f"tests.unit.plugins.{name}", DOORS[door]).form == form
+
+
+@pytest.mark.parametrize(
+    ("name", "door", "message"),
+    [
+        ("users:plain_rollout", "rollout_function", r"plugins\.rollout_function: .* is not async: write it as `async"),
+        ("users:swapped", "custom_generate_function", r"parameter 1 is 'sample', but is given 'context'"),
+        ("users:short", "custom_generate_function", r"too many positional arguments\. custom_generate_function takes "),
+        ("users:says_text", "custom_generate_function", r"annotated to return .*str.*, and .* takes Sample \| list\["),
+        ("users:async_keep", "dynamic_sampling_filter", r"is async, and dynamic_sampling_filter is not waited for"),
+        ("users:slime_loss", "custom_loss", r"takes its own batch dictionary and logits: write it as \(inputs, alg"),
+        ("users:not_a_function", "custom_rm", r"reward\.function: .* is a int, not a function"),
+        ("users:Prompts", "custom_rm", r"is a class, and custom_rm takes a function"),
+        ("users:reward", "data_source", r"is a function, not a class"),
+        ("users:Stateless", "data_source", r"Stateless has no method put_back"),
+        ("users:rewad", "custom_rm", r"has no 'rewad': did you mean 'reward'\?"),
+        ("for_slime:keep", "custom_generate_function", r"missing|too many|fits|takes"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_fix(name: str, door: str, message: str) -> None:
+    with pytest.raises(PluginInvalid, match=message):
+        check(f"tests.unit.plugins.{name}", DOORS[door])
+
+
+def test_all_plugins_of_a_job_are_checked_and_the_field_is_named() -> None:
+    good = config({"rollout_function": f"{USERS}:rollout", "rollout_sample_filter": f"{SLIME}.remove_odd"})
+    assert load_plugins(good).paths == [
+        f"plugins.rollout_function: {USERS}:rollout (native)",
+        f"plugins.rollout_sample_filter: {SLIME}.remove_odd (slime)",
+    ]
+    with pytest.raises(PluginInvalid, match=r"^plugins\.data_source: .*nowhere.*runtime\.python_path"):
+        load_plugins(config({"data_source": "nowhere.at_all:Source"}))
+    with pytest.raises(PluginInvalid, match=r"^algorithm\.custom_loss: .*slime_loss"):
+        load_plugins(config(algorithm={"custom_loss": f"{USERS}:slime_loss"}))
+    with pytest.raises(PluginInvalid, match=r"^rollout\.reward\.function: "):
+        load_plugins(config(rollout={"reward": {"type": "custom", "function": f"{USERS}:nothing"}}))
+    with pytest.raises(ConfigInvalid, match=r"plugins\.arguments: 'rollout_batch_size' is slime's name for a field"):
+        load_plugins(config({"arguments": {"rollout_batch_size": 3}}))
+
+
+def test_every_field_of_the_section_has_a_door_and_every_door_a_field() -> None:
+    fields = set(type(config().plugins).model_fields) - {"arguments"}
+    assert fields == {door.name for door in DOORS.values() if door.field.startswith("plugins.")}
+    everything = dict.fromkeys(fields, "a.b:c")
+    assert {name for name, _, _ in named(config(everything))} == fields
+
+
+@pytest.mark.parametrize("path", ["f", "a.b:", ":f", "a b:c", "a.b:c:d", ""])
+def test_a_path_that_names_no_function_is_refused_with_the_spec(path: str) -> None:
+    with pytest.raises(ValueError, match=r"names no function: write package\.module:function"):
+        config({"buffer_filter": path})
+
+
+def test_a_slime_module_that_is_not_provided_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "wants_megatron_utils.py").write_text("from slime.backends.megatron_utils import loss\n")
+    (tmp_path / "wants_a_name.py").write_text("from slime.utils.types import ParamInfo\n")
+    with pytest.raises(PluginInvalid, match=r"Rollway provides slime\.utils\.types\.Sample, .*not slime\.backends"):
+        check("wants_megatron_utils:f", DOORS["custom_rm"])
+    with pytest.raises(PluginInvalid, match=r"cannot import name 'ParamInfo'"):
+        check("wants_a_name:f", DOORS["custom_rm"])
+
+
+def test_both_ways_to_write_a_path_name_the_same() -> None:
+    for path in (f"{USERS}:Prompts.state", f"{USERS}.Prompts.state"):
+        assert load_function(path, parameters=["self"]) is check(f"{USERS}:Prompts", DOORS["data_source"]).target.state
+
+
+def test_the_command_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{USERS}:generate"]) == 0
+    [fit] = json.loads(capsys.readouterr().out)["fits"]
+    assert (fit["door"], fit["form"]) == ("custom_generate_function", "native")
+    assert main(["check", f"{USERS}:generate", "--door", "rollout_function"]) == 1
+    assert "takes async (context, rollout_id) -> RolloutOutput" in json.loads(capsys.readouterr().out)["error"]
+    assert main(["list"]) == 0
+    assert {door["name"] for door in json.loads(capsys.readouterr().out)["doors"]} == set(DOORS)
+    assert [each.door.name for each in fits(f"{SLIME}:log")] == ["custom_rollout_log_function"]

@@ -1,0 +1,280 @@
+"""Functions written for slime run as they are, and what they bring is whole."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from engines.types import Sample, SampleStatus
+from tests.unit.plugins.test_check import SLIME, USERS, config
+from trainers.config import RunConfig
+from trainers.errors import RolloutFailed
+from trainers.plugins.run import Plugins, load_plugins
+from trainers.rollout.protocols import RolloutContext
+from trainers.slime_compat.args import SlimeArgs
+from trainers.slime_compat.sample import SlimeSample, from_slime, to_slime
+
+
+class Bytes:
+    """One token a character."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool) -> dict[str, list[int]]:
+        return {"input_ids": self.encode(text)}
+
+    def encode(self, text: str, **_: Any) -> list[int]:
+        return [ord(c) for c in text]
+
+    def decode(self, ids: Sequence[int], **_: Any) -> str:
+        return "".join(map(chr, ids))
+
+
+class Data:
+    def __init__(self) -> None:
+        self.back: list[list[Sample]] = []
+
+    def __len__(self) -> int:
+        return 2
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+        return [
+            [Sample(index=g * n_samples + i, group_index=g, prompt="ab", tokens=[97, 98]) for i in range(n_samples)]
+            for g in range(n_prompts)
+        ]
+
+    def put_back(self, groups: Sequence[list[Sample]]) -> None:
+        self.back += groups
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+@pytest.fixture(scope="module")
+async def router() -> AsyncIterator[str]:
+    """Answers /generate with "xy", as an engine does."""
+
+    async def answer(request: web.Request) -> web.Response:
+        body = await request.json()
+        assert body["sampling_params"]["max_new_tokens"] == 9
+        pairs = [[-0.25, 120, None], [-0.5, 121, None]]
+        meta = {"finish_reason": {"type": "length"}, "output_token_logprobs": pairs, "weight_version": "v5"}
+        return web.json_response({"text": "xy", "output_ids": [120, 121], "meta_info": meta})
+
+    app = web.Application()
+    app.router.add_post("/generate", answer)
+    async with TestServer(app) as server:
+        yield str(server.make_url("")).rstrip("/")
+
+
+def context(run: RunConfig, base_url: str = "http://10.0.0.1:30000") -> RolloutContext:
+    async def reward(sample: Sample) -> float:
+        return 1.0
+
+    return RolloutContext(
+        config=run,
+        data=Data(),
+        client=None,  # type: ignore[arg-type]
+        reward=reward,
+        tokenizer=Bytes(),
+        base_url=base_url,
+        weight_version=5,
+        progress=lambda text: None,
+    )
+
+
+def sampled(index: int = 3) -> Sample:
+    return Sample(index=index, group_index=1, prompt="ab", tokens=[97, 98])
+
+
+def using(name: str, path: str, **sections: Any) -> tuple[Plugins, RunConfig]:
+    sections["rollout"] = {"sampling": {"max_new_tokens": 9}} | sections.get("rollout", {})
+    run = config({name: path}, **sections)
+    return load_plugins(run), run
+
+
+async def test_the_documents_own_generate_function_runs_as_it_is(router: str) -> None:
+    plugins, run = using("custom_generate_function", f"{SLIME}.generate")
+    assert plugins.doors.generate is not None
+    made = await plugins.doors.generate(context(run, router), sampled(), run.rollout.sampling)
+    [sample] = made if isinstance(made, list) else [made]
+    assert (sample.tokens, sample.response, sample.response_length) == ([97, 98, 120, 121], "xy", 2)
+    assert sample.loss_mask == [1, 1]
+    assert sample.weight_versions == [5, 5]
+    assert sample.rollout_log_probs == [0.0, 0.0]
+    assert (sample.status, sample.index, sample.group_index) == (SampleStatus.TRUNCATED, 3, 1)
+
+
+async def test_log_probabilities_that_the_job_needs_must_be_kept(router: str) -> None:
+    needs = {"use_rollout_log_probs": True}
+    plugins, run = using("custom_generate_function", f"{SLIME}.generate", algorithm=needs)
+    assert plugins.doors.generate is not None
+    with pytest.raises(RolloutFailed, match=r"rollout_log_probs is not set.*keep meta_info"):
+        await plugins.doors.generate(context(run, router), sampled(), run.rollout.sampling)
+
+
+async def test_a_later_generate_function_keeps_ids_log_probs_and_mask(router: str) -> None:
+    plugins, run = using("custom_generate_function", f"{SLIME}:with_tools")
+    assert plugins.doors.generate is not None
+    [sample] = await plugins.doors.generate(context(run, router), sampled(), run.rollout.sampling)  # type: ignore[misc]
+    assert sample.tokens == [97, 98, 120, 121, 61, 52]
+    assert sample.rollout_log_probs == [-0.25, -0.5, 0.0, 0.0]
+    assert sample.loss_mask == [1, 1, 0, 0]
+    assert sample.metadata["tools"] == 1
+
+
+async def test_siblings_share_their_trajectory() -> None:
+    for path in (f"{SLIME}:fan_out", f"{USERS}:two"):
+        plugins, run = using("custom_generate_function", path)
+        assert plugins.doors.generate is not None
+        made = await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)
+        assert isinstance(made, list)
+        assert [each.trajectory_index for each in made] == [3, 3]
+        assert {each.group_index for each in made} == {1}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (f"{SLIME}:bad_mask", "loss_mask has 1 entries for response_length 2"),
+        (f"{USERS}:wrong", "users:wrong returned str '' for sample 3: expected a Sample or a list"),
+        (f"{USERS}:fails", r"users:fails raised KeyError\('lost'\)"),
+    ],
+)
+async def test_what_comes_back_wrong_names_function_and_sample(path: str, message: str) -> None:
+    plugins, run = using("custom_generate_function", path)
+    assert plugins.doors.generate is not None
+    with pytest.raises(RolloutFailed, match=message):
+        await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)
+
+
+async def test_a_whole_rollout_of_slimes_kind_reads_and_fills_the_data() -> None:
+    plugins, run = using("rollout_function", f"{SLIME}.generate_rollout")
+    assert plugins.rollout_function is not None
+    output = await plugins.rollout_function(context(run), 0)
+    assert [[s.index for s in group] for group in output.groups] == [[0, 1], [2, 3]]
+    assert [[s.tokens for s in group] for group in output.groups] == [
+        [[97, 98, 50], [97, 98, 51]],
+        [[97, 98, 52], [97, 98, 53]],
+    ]
+    assert [s.reward for group in output.groups for s in group] == [0.0, 1.0, 2.0, 3.0]
+    assert output.metrics == {"own": 2.0}
+    plugins, run = using("eval_function", f"{SLIME}.generate_rollout")
+    assert plugins.eval_function is not None
+    with pytest.raises(RolloutFailed, match="raised ValueError"):  # four rewards and two flags
+        await plugins.eval_function(context(run), 0)
+
+
+async def test_a_native_rollout_function_is_called_with_the_context() -> None:
+    plugins, run = using("rollout_function", f"{USERS}:rollout")
+    assert plugins.rollout_function is not None
+    output = await plugins.rollout_function(context(run), 4)
+    assert (len(output.groups), output.metrics) == (1, {"seen": 4.0})
+
+
+async def test_rewards_and_filters_see_slimes_samples() -> None:
+    run = config({"arguments": {"bonus": 0.5}, "rollout_sample_filter": f"{SLIME}:remove_odd"})
+    plugins = load_plugins(run)
+    sample = sampled()
+    sample.response, sample.response_length, sample.loss_mask = "abc", 3, [1, 1, 1]
+    assert await plugins.reward_function(f"{SLIME}:rm", by_group=False)(sample) == 3.5
+    assert await plugins.reward_function(f"{SLIME}:group_rm", by_group=True)([sample]) == [3.0]
+    assert plugins.reward_function(f"{USERS}:reward", by_group=False)(sample) == 3.0
+    groups = [[sampled(0), sample]]
+    assert plugins.doors.sample_filter is not None
+    await plugins.doors.sample_filter(groups)
+    assert sample.loss_mask == [0, 0, 0]
+
+
+async def test_hooks_of_the_rollout_do_the_same_in_both_forms() -> None:
+    groups = [[sampled(0), sampled(1)], [sampled(2)]]
+    for sample, reward in zip((s for g in groups for s in g), (1.0, 0.0, 3.0), strict=True):
+        sample.reward, sample.status = reward, SampleStatus.COMPLETED
+    slime, _ = using("custom_reward_post_process", f"{SLIME}:double")
+    assert await slime.outcomes(groups) == [[2.0, 0.0], [6.0]]
+    native, _ = using("custom_reward_post_process", f"{USERS}:outcomes")
+    assert await native.outcomes(groups) == [[1.0, -1.0], [1.0]]
+    wrong, _ = using("custom_reward_post_process", f"{USERS}:too_few")
+    with pytest.raises(RolloutFailed, match=r"returned \[1\] numbers by group, for groups of \[2, 1\]"):
+        await wrong.outcomes(groups)
+
+    logs, _ = using("custom_rollout_log_function", f"{SLIME}:log")
+    assert await logs.rollout_metrics(0, groups, {"a": 1.0}) == {"a": 1.0, "n": 3.0}
+    assert await logs.rollout_metrics(1, groups, {"a": 1.0}) == {}
+    ours, _ = using("custom_rollout_log_function", f"{USERS}:log")
+    assert await ours.rollout_metrics(0, groups, {"a": 1.0}) == {"a": 1.0, "groups": 2.0}
+    none = load_plugins(config())
+    assert await none.rollout_metrics(0, groups, {"a": 1.0}) == {"a": 1.0}
+    assert await none.outcomes(groups) is None
+
+
+def test_a_buffer_filter_takes_groups_out_of_our_buffer() -> None:
+    plugins, _ = using("buffer_filter", f"{SLIME}:last_first")
+    buffer = [[sampled(i)] for i in range(3)]
+    [first, second, third] = buffer
+    assert plugins.buffer_filter is not None
+    assert plugins.buffer_filter(buffer, 2) == [third, second]
+    assert buffer == [first]
+    assert buffer[0] is first
+
+
+def test_a_dynamic_filter_of_slimes_kind_says_keep_or_drop() -> None:
+    run = config()
+    from trainers.plugins.check import check
+    from trainers.plugins.doors import DOORS
+    from trainers.slime_compat.adapters import Adapter
+
+    adapter = Adapter(SlimeArgs(run), needs_log_probs=False, rendered=False)
+    keep = adapter.dynamic_sampling_filter(check(f"{SLIME}:keep", DOORS["dynamic_sampling_filter"]).target, "keep")
+    assert bool(keep([sampled(0), sampled(1)])) is True
+    assert bool(keep([sampled(0)])) is False
+
+
+def test_a_data_source_of_slimes_kind_resumes_where_it_was_saved() -> None:
+    plugins, _ = using("data_source", f"{SLIME}:Source")
+    assert plugins.data_source is not None
+    source = plugins.data_source(Bytes())
+    [first] = source.next_groups(1, 2)
+    assert [s.tokens for s in first] == [[97, 98], [97, 98]]
+    state = source.state()
+    after = [s.index for s in source.next_groups(1, 2)[0]]
+    source.load_state(state)
+    assert [s.index for s in source.next_groups(1, 2)[0]] == after == [2, 3]
+
+
+def test_args_are_slimes_names_and_read_only() -> None:
+    run = config({"arguments": {"search_url": "http://s"}}, rollout={"sampling": {"temperature": 0.7}})
+    args = SlimeArgs(run, save="/ckpt")
+    assert (args.rollout_batch_size, args.n_samples_per_prompt, args.rollout_temperature) == (2, 2, 0.7)
+    assert (args.hf_checkpoint, args.save, args.search_url, args.global_batch_size) == ("/m", "/ckpt", "http://s", 4)
+    assert getattr(args, "nothing", None) is None
+    with pytest.raises(AttributeError, match=r"nearest is args\.rollout_temperature.*plugins\.arguments"):
+        _ = args.rollout_temperatur
+    with pytest.raises(AttributeError, match="is not known before the engines run"):
+        _ = args.sglang_router_ip
+    with pytest.raises(AttributeError, match="read-only"):
+        args.rollout_batch_size = 3
+    args.connect("http://10.1.2.3:3456", Bytes())
+    assert (args.sglang_router_ip, args.sglang_router_port) == ("10.1.2.3", 3456)
+
+
+def test_a_sample_comes_back_as_it_went() -> None:
+    sample = sampled()
+    sample.tokens += [5, 6]
+    sample.response_length, sample.loss_mask, sample.rollout_log_probs = 2, [1, 0], [-1.5, 0.0]
+    sample.weight_versions, sample.status, sample.reward = [3, 4], SampleStatus.ABORTED, 0.25
+    assert from_slime(to_slime(sample), sample, name="f", weight_version=9, needs_log_probs=True) == sample
+    assert SlimeSample.from_dict(to_slime(sample).to_dict()) == to_slime(sample)
+
+
+async def test_a_function_that_never_returns_ends_with_the_rollouts_deadline() -> None:
+    from trainers.plugins.call import call
+
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(RolloutFailed, match=r"f did not return within rollout\.timeout_s = 0\.05 s"):
+        await call(forever, name="f", timeout_s=0.05, field="rollout.timeout_s")

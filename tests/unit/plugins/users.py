@@ -1,0 +1,110 @@
+"""What users might write: good and bad."""
+
+from typing import Any
+
+from engines.config import SamplingConfig
+from engines.types import Sample
+from trainers.rollout.protocols import RolloutContext, RolloutOutput
+
+
+async def rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+    return RolloutOutput(context.data.next_groups(1, 1), {"seen": float(rollout_id)})
+
+
+def plain_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+    raise NotImplementedError
+
+
+async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Sample:
+    return sample
+
+
+async def swapped(sample: Sample, context: RolloutContext, sampling: SamplingConfig) -> Sample:
+    return sample
+
+
+async def short(context: RolloutContext, sample: Sample) -> Sample:
+    return sample
+
+
+async def says_text(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> str:
+    return sample.response
+
+
+async def two(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+    return [sample, sample]
+
+
+async def wrong(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Any:
+    return sample.response
+
+
+async def fails(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Any:
+    raise KeyError("lost")
+
+
+def reward(sample: Sample) -> float:
+    return float(len(sample.response))
+
+
+def keep(group: list[Sample]) -> bool:
+    return len({sample.reward for sample in group}) > 1
+
+
+async def async_keep(group: list[Sample]) -> bool:
+    return True
+
+
+def is_short(sample: Sample, group: list[Sample]) -> bool:
+    return sample.response_length < 3
+
+
+def outcomes(groups: list[list[Sample]]) -> list[list[float]]:
+    return [[1.0 if sample.reward else -1.0 for sample in group] for group in groups]
+
+
+def too_few(groups: list[list[Sample]]) -> list[list[float]]:
+    return [[1.0]]
+
+
+def log(rollout_id: int, groups: list[list[Sample]], metrics: dict[str, float]) -> dict[str, float]:
+    return metrics | {"groups": float(len(groups))}
+
+
+def loss(inputs: Any, algorithm: Any) -> Any:
+    return inputs
+
+
+def slime_loss(args: Any, batch: Any, logits: Any, reducer: Any) -> Any:
+    return logits
+
+
+class Prompts:
+    def __init__(self, config: Any, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __len__(self) -> int:
+        return 1
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+        return [[Sample(index=0, group_index=0, prompt="p", tokens=[1])]]
+
+    def put_back(self, groups: Any) -> None: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Stateless:
+    def __init__(self, config: Any, tokenizer: Any) -> None: ...
+
+    def __len__(self) -> int:
+        return 1
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+        return []
+
+
+not_a_function = 3
