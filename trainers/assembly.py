@@ -2,8 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 
 import ray
@@ -14,112 +13,179 @@ from engines.errors import EngineRefused
 from engines.fleet import Fleet
 from engines.hardware import resolve
 from engines.placement import reserve
-from trainers.config import RunConfig
-from trainers.errors import ModelInvalid
+from engines.types import Sample
+from trainers.config import DataConfig, RunConfig
+from trainers.config.algorithm import rollout_function_of
+from trainers.errors import ConfigInvalid, ModelInvalid
 from trainers.megatron.group import MegatronTrainer
+from trainers.plugins import load_function
+from trainers.plugins.run import Plugins, load_plugins
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
 from trainers.reports import Phase
-from trainers.rollout.data import PromptData
-from trainers.rollout.rewards import RewardFunction, label_check, load_reward
+from trainers.rollout.data import LabelCheck, PromptData
+from trainers.rollout.default import generate_rollout
+from trainers.rollout.dump import replay
+from trainers.rollout.evaluation import EvalSet, Evaluator
+from trainers.rollout.protocols import DataSource, RolloutContext, RolloutFunction, RolloutOutput
+from trainers.rollout.rewards import label_check, load_reward
+from trainers.run import Engines, Run, Training
 
 DYING_S = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """The parts of one run, started and connected."""
-
-    config: RunConfig
-    state: TrainerState
-    """Where the trainer begins."""
-    data: PromptData
-    reward: RewardFunction
-    client: GenerateClient
-    fleet: Fleet
-    trainer: MegatronTrainer
-    report: Reporter
-    checkpoints: Path
-    export: Path
 
 
 @asynccontextmanager
 async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, report: Reporter) -> AsyncGenerator[Run]:
     """All parts of a run. What the user gave is checked before any accelerator is taken.
 
-    ``name`` is the placement group's. While the body runs, an engine that is lost ends it with EngineLost.
+    ``name`` is the placement group's; ``run_id`` owns the checkpoints. While the body runs, an engine that is lost
+    ends it with EngineLost.
     """
-    report.phase(Phase.LOADING_PLUGINS, "the reward function")
-    reward = load_reward(config.rollout.reward)
-    report.phase(Phase.LOADING_DATA, f"the tokenizer of {config.model.hf_checkpoint} and {config.data.prompt_data}")
+    checkpoints = Path(config.checkpoint.save or run_dir / "checkpoints")
+    report.phase(Phase.LOADING_PLUGINS, "the user's functions, each held against its door")
+    plugins = await asyncio.to_thread(load_plugins, config, checkpoints=str(checkpoints))
+    if plugins.paths:
+        report.event("plugins_loaded", ", ".join(plugins.paths))
+    rollout = _rollout_function(config, plugins)
+    reward = load_reward(config.rollout.reward) if config.uses_engines else no_reward
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
-    data = await asyncio.to_thread(
-        lambda: PromptData(config.data, tokenizer, check_label=label_check(config.rollout.reward))
-    )
-    left_out = f"; {data.num_too_long} left out as longer than data.max_prompt_len" if data.num_too_long else ""
-    report.event("data_loaded", f"{len(data)} prompts{left_out}", num_prompts=len(data))
+    data, evaluator = await _data(config, tokenizer, run_dir, report)
     hardware = resolve(config.resources.accelerator, cluster_resources=await asyncio.to_thread(ray.cluster_resources))
 
     async with AsyncExitStack() as stack:
-        resources = config.resources
-        report.phase(
-            Phase.PLACING, f"{resources.train_world_size} training and {resources.rollout_num_gpus} generation slots"
+        resources, logs = config.resources, run_dir / "logs"
+        wanted = [
+            *([f"{resources.train_world_size} training"] if config.debug.trains else []),
+            *([f"{resources.rollout_num_gpus} generation"] if config.uses_engines else []),
+        ]
+        report.phase(Phase.PLACING, f"{' and '.join(wanted)} slots")
+        placement = await reserve(
+            resources, hardware, name=name, training=config.debug.trains, generation=config.uses_engines
         )
-        placement = await reserve(resources, hardware, name=name)
         stack.push_async_callback(placement.release)
 
-        fleet = Fleet(
-            config.engine,
-            hardware,
-            model_path=config.model.hf_checkpoint,
-            slots=placement.engine_slots,
-            tp_size=resources.rollout_num_gpus_per_engine,
-            log_dir=run_dir / "logs",
-            env_vars=config.runtime.env_vars,
-        )
-        stack.push_async_callback(fleet.close)
-        checkpoints = Path(config.checkpoint.save or run_dir / "checkpoints")
-        trainer = MegatronTrainer(
-            config,
-            checkpoints=checkpoints,
-            run_id=run_id,
-            slots=placement.trainer_slots,
-            hardware=hardware,
-            log_dir=run_dir / "logs",
-        )
-        stack.push_async_callback(trainer.close)
-
-        report.phase(Phase.STARTING, f"the router, {resources.num_engines} engines and the trainer to load the model")
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(fleet.start(lambda text: report.event("engine_started", text)))
-            starting = tasks.create_task(trainer.start())
-        state = starting.result()
-        report.event(
-            "trainer_started",
-            f"{state.num_parameters:,} parameters from {state.loaded_from}; first rollout {state.next_rollout_id}",
-            next_rollout_id=state.next_rollout_id,
-            num_parameters=state.num_parameters,
-        )
-
-        client = GenerateClient(
-            fleet.base_url,
-            max_concurrency=config.engine.max_concurrency * resources.num_engines,
-            request_timeout_s=config.engine.request_timeout_s,
-        )
-        stack.push_async_callback(client.close)
-        async with _watched(fleet):
-            yield Run(
-                config=config,
-                state=state,
-                data=data,
-                reward=reward,
-                client=client,
-                fleet=fleet,
-                trainer=trainer,
-                report=report,
-                checkpoints=checkpoints,
-                export=Path(config.checkpoint.save_hf or run_dir / "hf"),
+        fleet = trainer = None
+        if config.uses_engines:
+            fleet = Fleet(
+                config.engine,
+                hardware,
+                model_path=config.model.hf_checkpoint,
+                slots=placement.engine_slots,
+                tp_size=resources.rollout_num_gpus_per_engine,
+                log_dir=logs,
+                env_vars=config.runtime.env_vars,
             )
+            stack.push_async_callback(fleet.close)
+        if config.debug.trains:
+            trainer = MegatronTrainer(
+                config,
+                checkpoints=checkpoints,
+                run_id=run_id,
+                slots=placement.trainer_slots,
+                hardware=hardware,
+                log_dir=logs,
+            )
+            stack.push_async_callback(trainer.close)
+
+        waiting = [
+            *([f"the router and {resources.num_engines} engines"] if fleet else []),
+            *(["the trainer to load the model"] if trainer else []),
+        ]
+        report.phase(Phase.STARTING, " and ".join(waiting))
+        async with asyncio.TaskGroup() as tasks:
+            if fleet is not None:
+                tasks.create_task(fleet.start(lambda text: report.event("engine_started", text)))
+            starting = tasks.create_task(trainer.start()) if trainer is not None else None
+        training = engines = None
+        if trainer is not None and starting is not None:
+            training = Training(
+                trainer, starting.result(), checkpoints, Path(config.checkpoint.save_hf or run_dir / "hf")
+            )
+            _report_start(report, training.state)
+        if fleet is not None:
+            client = GenerateClient(
+                fleet.base_url,
+                max_concurrency=config.engine.max_concurrency * resources.num_engines,
+                request_timeout_s=config.engine.request_timeout_s,
+            )
+            stack.push_async_callback(client.close)
+            engines = Engines(fleet, client)
+        run = Run(
+            config=config,
+            rollout=rollout,
+            plugins=plugins,
+            data=data,
+            tokenizer=tokenizer,
+            reward=reward,
+            report=report,
+            evaluator=evaluator,
+            engines=engines,
+            training=training,
+        )
+        async with _watched(fleet) if fleet is not None else nullcontext():
+            yield run
+
+
+def _rollout_function(config: RunConfig, plugins: Plugins) -> RolloutFunction:
+    if config.debug.load_rollouts is not None:
+        return replay(Path(config.debug.load_rollouts))
+    if (path := rollout_function_of(config.algorithm)) is not None:
+        return load_function(path, parameters=["context", "rollout_id"])
+    return plugins.rollout_function or _generated
+
+
+async def _generated(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+    rollout = context.config.rollout
+    groups, stats = await generate_rollout(
+        context.data.next_groups(rollout.rollout_batch_size, rollout.n_samples_per_prompt),
+        client=context.client,
+        sampling=rollout.sampling,
+        reward=context.reward,
+        timeout_s=rollout.timeout_s,
+        rollout_id=rollout_id,
+    )
+    return RolloutOutput(groups, stats.metrics())
+
+
+async def _data(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, report: Reporter
+) -> tuple[DataSource | None, Evaluator | None]:
+    """The prompts to learn from, unless rollouts are replayed, and those to evaluate on."""
+    if config.debug.load_rollouts is not None:
+        return None, None
+    report.phase(Phase.LOADING_DATA, f"the prompts of {config.data.prompt_data}")
+
+    def read(data: DataConfig, check: LabelCheck | None) -> PromptData:
+        return PromptData(data, tokenizer, check_label=check)
+
+    generated = rollout_function_of(config.algorithm) is None
+    check = label_check(config.rollout.reward) if generated else None
+    data = await asyncio.to_thread(read, config.data, check)
+    left_out = f"; {data.num_too_long} left out as longer than data.max_prompt_len" if data.num_too_long else ""
+    report.event("data_loaded", f"{len(data)} prompts{left_out}", num_prompts=len(data))
+    if not config.eval.sets:
+        return data, None
+    sets: list[EvalSet] = []
+    for each in config.eval.sets:
+        report.phase(Phase.LOADING_DATA, f"the prompts of eval set {each.name}")
+        reward = each.reward or config.eval.reward or config.rollout.reward
+        prompts = await asyncio.to_thread(read, each.data(config.data), label_check(reward))
+        sampling = each.sampling or config.eval.sampling or config.rollout.sampling
+        sets.append(EvalSet(each.name, prompts, config.eval.samples_of(each), sampling, load_reward(reward)))
+    return data, Evaluator(sets, config.eval, run_dir / "eval")
+
+
+def _report_start(report: Reporter, state: TrainerState) -> None:
+    report.event(
+        "trainer_started",
+        f"{state.num_parameters:,} parameters from {state.loaded_from}; first rollout {state.next_rollout_id}",
+        next_rollout_id=state.next_rollout_id,
+        num_parameters=state.num_parameters,
+    )
+
+
+async def no_reward(sample: Sample) -> float | None:
+    raise ConfigInvalid("this run scores nothing: its algorithm learns from the data's own responses")
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 """From samples to a batch that can be trained on. Pure: the same samples give the same batch on every machine."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -26,10 +26,6 @@ from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import MicroBatchPlan, TrainBatch, TrainSample
 from trainers.rl.advantages import group_normalize, leave_one_out
 
-type RewardPostProcess = Callable[[Sequence[Sequence[Sample]]], Sequence[Sequence[float]]]
-"""From the groups of a rollout to what the advantages of each sample are made of; it sees samples without an outcome
-too, whose numbers are not used."""
-
 
 def is_trainable(sample: Sample) -> bool:
     """Whether a sample has an outcome to learn from. One that has not (failed, aborted, or never judged)
@@ -47,17 +43,17 @@ def build_train_batch(
     max_tokens: int | None = None,
     micro_batch_size: int | None = None,
     multiple_of: int = 1,
-    post_process: RewardPostProcess | None = None,
+    outcomes: Sequence[Sequence[float]] | None = None,
 ) -> TrainBatch:
     """Check the samples, turn rewards into what the algorithm makes of them, and plan the micro-batches.
 
     Every sample of the batch has at least one prompt and one response token (R ≥ 1, T > R). Samples of a rollout that
     have a ``trajectory_index`` in common are told how long it is. Under DPO a group is a chosen sample and its rejected
-    one, and stays together. ``post_process`` takes the place of the algorithm's way with rewards.
+    one, and stays together. ``outcomes``, one for each sample of each group, take the place of what the algorithm
+    makes of the rewards; those of samples without a reward are not used.
 
-    Raises :class:`RolloutFailed` for a sample that contradicts itself, a rollout with nothing to learn from or a
-    ``post_process`` that returns something else, :class:`ConfigInvalid` for steps that would part pairs. The sizes are
-    those of :func:`plan_micro_batches`.
+    Raises :class:`RolloutFailed` for a sample that contradicts itself, a rollout with nothing to learn from,
+    :class:`ConfigInvalid` for steps that would part pairs. The sizes are those of :func:`plan_micro_batches`.
     """
     samples = [sample for group in groups for sample in group]
     for sample in samples:
@@ -66,18 +62,18 @@ def build_train_batch(
     if not scored:
         counts = {status.value: n for status in SampleStatus if (n := sum(s.status is status for s in samples))}
         raise RolloutFailed(f"rollout {rollout_id}: none of its {len(samples)} samples has a reward: {counts}")
-    outcomes = [0.0] * len(samples)
-    if post_process is not None:
-        relative = _post_processed(rollout_id, groups, post_process)
+    made = [0.0] * len(samples)
+    if outcomes is not None:
+        given = [outcome for each in outcomes for outcome in each]
         for i in scored:
-            outcomes[i] = relative[i]
+            made[i] = given[i]
     else:
         group_of = [number for number, group in enumerate(groups) for _ in group]
         rewards = torch.tensor([samples[i].reward for i in scored], dtype=torch.float64)
         of_algorithm = _outcomes(rewards, torch.tensor([group_of[i] for i in scored]), algorithm)
         for i, outcome in zip(scored, of_algorithm.tolist(), strict=True):
-            outcomes[i] = outcome
-    train_samples = [_train_sample(sample, each) for sample, each in zip(samples, outcomes, strict=True)]
+            made[i] = outcome
+    train_samples = [_train_sample(sample, each) for sample, each in zip(samples, made, strict=True)]
     paired = isinstance(algorithm, DPOConfig)
     if paired:
         _check_pairs(rollout_id, groups, global_batch_size)
@@ -117,21 +113,6 @@ def _outcomes(rewards: torch.Tensor, group_ids: torch.Tensor, algorithm: Algorit
             return leave_one_out(rewards, group_ids)
         case PPOConfig() | ReinforcePlusPlusConfig() | SFTConfig() | DPOConfig():
             return rewards
-
-
-def _post_processed(
-    rollout_id: int, groups: Sequence[Sequence[Sample]], post_process: RewardPostProcess
-) -> list[float]:
-    found = post_process(groups)
-    if [len(each) for each in found] != [len(group) for group in groups]:
-        raise RolloutFailed(
-            f"rollout {rollout_id}: the reward post-processing must return one number per sample, group by group "
-            f"({[len(group) for group in groups]}), and returned {[len(each) for each in found]}"
-        )
-    values = [float(value) for each in found for value in each]
-    if not all(math.isfinite(value) for value in values):
-        raise RolloutFailed(f"rollout {rollout_id}: the reward post-processing returned a number that is not finite")
-    return values
 
 
 def _check_pairs(rollout_id: int, groups: Sequence[Sequence[Sample]], global_batch_size: int) -> None:

@@ -66,10 +66,10 @@ class Driver:
 
     async def _work(self, run_dir: Path, report: Reporter) -> None:
         from trainers.assembly import assembled  # brings in the tokenizer's and Ray's libraries
-        from trainers.loop import train
+        from trainers.loop import generate_only, train
 
         config = RunConfig.model_validate(self._launch.spec)
         async with assembled(
             config, f"job-{self._launch.job_id}-{self._launch.attempt}", self._launch.job_id, run_dir, report
         ) as run:
-            await train(run)
+            await (train(run, run.training) if run.training is not None else generate_only(run))

@@ -1,95 +1,154 @@
-"""The algorithm, top to bottom: generate, train, save, publish, report; then export, and serve while asked to."""
+"""The algorithm, top to bottom: generate, train, save, publish, evaluate, report; then export, and serve while asked
+to."""
 
 import asyncio
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from trainers.assembly import Run
 from trainers.batch import build_train_batch
 from trainers.errors import CheckpointInvalid
 from trainers.protocols import TrainerState
 from trainers.reports import Phase
-from trainers.rollout.default import generate_rollout
+from trainers.rollout.dump import save_rollout
+from trainers.rollout.protocols import RolloutOutput
+from trainers.run import Run, Training
 
 
-async def train(run: Run) -> None:
+async def train(run: Run, training: Training) -> None:
     """Run all rollouts from where the trainer's checkpoint left off, if it had one.
 
     A weight version is the number of rollouts that were trained on: rollout r is generated with version r.
     """
-    config, state, report = run.config, run.state, run.report
-    if state.extra_state is not None:
-        run.data.load_state(_data_state(state))
-    version = state.next_rollout_id
-    report.phase(Phase.SYNCING_WEIGHTS, f"the engines to acknowledge weight version {version}")
-    await run.trainer.sync_weights(run.fleet.receivers(), version)
-    await run.fleet.admit(version)
-    report.serving(f"{run.fleet.base_url}/v1", config.model.hf_checkpoint)
+    config, trainer, report = run.config, training.trainer, run.report
+    if run.data is not None and (position := _data_state(training.state)) is not None:
+        run.data.load_state(position)
+    first = version = training.state.next_rollout_id
+    await publish(run, training, version)
+    await open_to_requests(run, version)
+    if config.eval.before_train and version == 0:
+        await evaluate(run, version)
 
-    for rollout_id in range(state.next_rollout_id, config.rollout.num_rollouts):
+    for rollout_id in range(first, config.rollout.num_rollouts):
         clock = Clock()
 
         with clock("generate"):
-            report.phase(Phase.GENERATING, f"rollout {rollout_id}: {config.rollout.samples_per_rollout} samples")
-            groups, generated = await generate_rollout(
-                run.data.next_groups(config.rollout.rollout_batch_size, config.rollout.n_samples_per_prompt),
-                client=run.client,
-                sampling=config.rollout.sampling,
-                reward=run.reward,
-                timeout_s=config.rollout.timeout_s,
-                rollout_id=rollout_id,
-            )
+            output = await generate(run, rollout_id, version)
 
         with clock("batch"):
+            outcomes = await run.plugins.outcomes(output.groups)
             batch = build_train_batch(
                 rollout_id,
-                groups,
+                output.groups,
                 config.algorithm,
                 global_batch_size=config.global_batch_size,
                 data_parallel_size=config.data_parallel_size,
                 max_tokens=config.trainer.max_tokens_per_micro_batch,
                 micro_batch_size=config.trainer.samples_per_micro_batch,
                 multiple_of=config.trainer.micro_batch_multiple,
+                outcomes=outcomes,
             )
 
         with clock("train"):
-            report.phase(Phase.TRAINING, f"rollout {rollout_id}: {config.steps_per_rollout} optimizer steps")
-            stats = await run.trainer.step(batch)
+            report.phase(Phase.TRAINING, f"rollout {rollout_id}: {len(batch.plan.steps)} optimizer steps")
+            stats = await trainer.step(batch)
 
         last = rollout_id + 1 == config.rollout.num_rollouts or report.finish.is_set()
         if last or _is_due(rollout_id, config.checkpoint.save_interval):
             with clock("save"):
-                report.phase(Phase.SAVING, f"the checkpoint of rollout {rollout_id} in {run.checkpoints}")
-                path = await run.trainer.save(rollout_id, run.checkpoints, {"data": run.data.state()})
-                report.checkpoint(rollout_id, "megatron", path, rollout_id + 1)
+                await save(run, training, rollout_id)
 
         with clock("sync"):
             version = rollout_id + 1
-            report.phase(Phase.SYNCING_WEIGHTS, f"the engines to acknowledge weight version {version}")
-            synced = await run.trainer.sync_weights(run.fleet.receivers(), version)
+            synced = await publish(run, training, version)
 
-        report.step(
-            rollout_id,
-            version,
-            generated.metrics() | stats.metrics | clock.metrics() | {"sync_bytes": synced.num_bytes},
-        )
+        report.step(rollout_id, version, {**output.metrics, **stats.metrics, **clock.metrics(), **synced})
+        if config.eval.is_due(rollout_id, last=last):
+            await evaluate(run, version)
         if last:
             break
 
-    if version:
-        report.phase(Phase.EXPORTING, f"the Hugging Face export in {run.export}")
-        path = await run.trainer.export_hf(run.export)
-        report.checkpoint(version - 1, "hf", path, version)
+    if version > 0 and not config.checkpoint.exports_every_save:
+        await export(run, training, version, training.export)
     await serve(run)
 
 
+async def generate_only(run: Run) -> None:
+    """The generating half by itself, with the weights that the engines began with."""
+    await open_to_requests(run, 0)
+    if run.config.eval.before_train:
+        await evaluate(run, 0)
+    for rollout_id in range(run.config.rollout.num_rollouts):
+        clock = Clock()
+        with clock("generate"):
+            output = await generate(run, rollout_id, 0)
+        run.report.step(rollout_id, 0, {**output.metrics, **clock.metrics()})
+        if run.report.finish.is_set():
+            break
+    await serve(run)
+
+
+async def generate(run: Run, rollout_id: int, version: int) -> RolloutOutput:
+    """One rollout, as the user's functions leave it, and kept on disk where the job asks for it."""
+    config = run.config
+    run.report.phase(Phase.GENERATING, f"rollout {rollout_id}: {config.rollout.samples_per_rollout} samples")
+    output = await run.rollout(run.context(version), rollout_id)
+    await run.plugins.postprocess(output.groups)
+    metrics = await run.plugins.rollout_metrics(rollout_id, output.groups, output.metrics)
+    if config.debug.save_rollouts is not None:
+        directory = Path(config.debug.save_rollouts)
+        await asyncio.to_thread(save_rollout, directory, rollout_id, version, output.groups)
+    return RolloutOutput(output.groups, metrics)
+
+
+async def publish(run: Run, training: Training, version: int) -> dict[str, float]:
+    """Bring the engines, if there are any, to this version."""
+    if run.engines is None:
+        return {}
+    run.report.phase(Phase.SYNCING_WEIGHTS, f"the engines to acknowledge weight version {version}")
+    synced = await training.trainer.sync_weights(run.engines.fleet.receivers(), version)
+    return {"sync_bytes": float(synced.num_bytes)}
+
+
+async def open_to_requests(run: Run, version: int) -> None:
+    """Let the engines that hold this version serve."""
+    if run.engines is not None:
+        await run.engines.fleet.admit(version)
+        run.report.serving(f"{run.engines.fleet.base_url}/v1", run.config.model.hf_checkpoint)
+
+
+async def save(run: Run, training: Training, rollout_id: int) -> None:
+    run.report.phase(Phase.SAVING, f"the checkpoint of rollout {rollout_id} in {training.checkpoints}")
+    state = {"data": run.data.state() if run.data is not None else None}
+    path = await training.trainer.save(rollout_id, training.checkpoints, state)
+    run.report.checkpoint(rollout_id, "megatron", path, rollout_id + 1)
+    if run.config.checkpoint.exports_every_save:
+        await export(run, training, rollout_id + 1, Path(str(training.export).format(rollout_id=rollout_id)))
+
+
+async def export(run: Run, training: Training, version: int, directory: Path) -> None:
+    """The policy in Hugging Face's format."""
+    run.report.phase(Phase.EXPORTING, f"the Hugging Face export in {directory}")
+    path = await training.trainer.export_hf(directory)
+    run.report.checkpoint(version - 1, "hf", path, version)
+
+
+async def evaluate(run: Run, version: int) -> None:
+    """All eval sets with this version, reported set by set."""
+    if run.evaluator is None:
+        return
+    run.report.phase(Phase.EVALUATING, f"weight version {version} on {run.evaluator.names}")
+    for found in await run.evaluator(run.context(version)):
+        run.report.evaluation(found.name, version, found.metrics, found.samples_path)
+
+
 async def serve(run: Run) -> None:
-    """Keep the trained policy reachable for as long as the job asks, or until it is told to finish."""
+    """Keep the policy reachable for as long as the job asks, or until it is told to finish."""
     seconds = run.config.engine.keep_serving_s
-    if not seconds or run.report.finish.is_set():
+    if run.engines is None or not seconds or run.report.finish.is_set():
         return
     run.report.phase(Phase.SERVING, f"{seconds:.0f} s to pass, or the job to be finished or cancelled")
     try:
@@ -124,8 +183,11 @@ def _is_due(rollout_id: int, interval: int | None) -> bool:
     return interval is not None and (rollout_id + 1) % interval == 0
 
 
-def _data_state(state: TrainerState) -> dict[str, Any]:
+def _data_state(state: TrainerState) -> dict[str, Any] | None:
+    """Where the data stood; None at a beginning, and after a run that read none."""
+    if state.extra_state is None:
+        return None
     try:
-        return (state.extra_state or {})["data"]
+        return state.extra_state["data"]
     except KeyError:
         raise CheckpointInvalid(f"{state.loaded_from} holds no data position: it was not written by a run") from None

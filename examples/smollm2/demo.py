@@ -1,12 +1,12 @@
-"""A pretrained model, SmolLM2-135M-Instruct, learns to answer sums with the bare number.
+"""A pretrained model, SmolLM2-135M-Instruct, learns small sums.
 
     python -m examples.smollm2.demo
 
-The same path as the quickstart, with a real model in bf16; on two CPU cores a rollout takes a minute or more.
+The same path as the quickstart, with a real model in bf16; on two CPU cores a rollout takes about a minute.
 """
 
+import itertools
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ KEEP_SERVING_S = 120.0
 
 
 def write_task(path: Path) -> None:
-    """128 sums of one-digit numbers, in words that an instruct model follows."""
-    rng = random.Random(0)
-    pairs = [(rng.randint(1, 9), rng.randint(1, 9)) for _ in range(128)]
-    rows = [{"input": f"{a}+{b}=? Reply with the number only.", "label": str(a + b)} for a, b in pairs]
+    """The sums of two numbers up to four, in words that an instruct model follows."""
+    pairs = itertools.product(range(1, 5), repeat=2)
+    rows = [{"input": f"What is {a} plus {b}?", "label": str(a + b)} for a, b in pairs]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -35,12 +34,12 @@ def spec(model_directory: Path, data: Path) -> dict[str, Any]:
         "data": {"prompt_data": str(data), "label_key": "label", "apply_chat_template": True, "shuffle": True},
         "rollout": {
             "num_rollouts": NUM_ROLLOUTS,
-            "rollout_batch_size": 8,
+            "rollout_batch_size": 16,
             "n_samples_per_prompt": 8,
-            "sampling": {"temperature": 1.0, "max_new_tokens": 16},
-            "reward": {"type": "exact_match"},
+            "sampling": {"temperature": 1.0, "max_new_tokens": 12},
+            "reward": {"type": "last_number"},
         },
-        "trainer": {"dtype": "bfloat16", "lr": 1e-5, "max_tokens_per_gpu": 4096},
+        "trainer": {"dtype": "bfloat16", "lr": 3e-5, "max_tokens_per_gpu": 4096},
         "engine": {"dtype": "bfloat16", "keep_serving_s": KEEP_SERVING_S},
     }
 
@@ -50,7 +49,7 @@ def main() -> None:
     write_task(data)
     job_spec = spec(model(), data)
     with private_rollway() as rollway:
-        job = run(rollway, job_spec, ["3+4=? Reply with the number only.", "8+9=? Reply with the number only."])
+        job = run(rollway, job_spec, ["What is 3 plus 4?", "What is 2 plus 2?"])
         summary(rollway, job)
     out.print("The path of a job is described in docs/architecture.md")
 

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from examples.quickstart.build import build
 from examples.quickstart.job import spec as job_spec
 from tests.e2e.service import Service
+from trainers.rollout.dump import load_rollout
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -46,9 +47,20 @@ def spec(task: Path, **sections: dict[str, Any]) -> dict[str, Any]:
     return spec
 
 
-async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(service: Service, task: Path) -> None:
+async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(
+    service: Service, task: Path, tmp_path: Path
+) -> None:
     rollouts = 14
-    job_id = await service.submit(spec(task, rollout={"num_rollouts": rollouts}, engine={"keep_serving_s": 120.0}))
+    prompts = job_spec(task)["data"]["prompt_data"]
+    job_id = await service.submit(
+        spec(
+            task,
+            rollout={"num_rollouts": rollouts},
+            engine={"keep_serving_s": 120.0},
+            eval={"sets": [{"name": "sums", "prompt_data": prompts}], "n_samples_per_prompt": 8, "interval": 7},
+            debug={"save_rollouts": str(tmp_path)},
+        )
+    )
     job = await service.until(job_id, lambda job: job["phase"] == "serving", "serving the trained policy", 420)
 
     steps = await service.rows(job_id, "metrics")
@@ -57,6 +69,14 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(se
     rewards = [step["values"]["reward"] for step in steps]
     assert statistics.fmean(rewards[-3:]) > 1.5 * statistics.fmean(rewards[:3]), rewards
     assert max(step["values"]["log_prob_diff"] for step in steps) < 1e-3
+
+    evaluations = await service.rows(job_id, "evaluations")
+    assert [(row["name"], row["weight_version"]) for row in evaluations] == [("sums", 0), ("sums", 7), ("sums", 14)]
+    assert evaluations[-1]["values"]["reward"] > 1.5 * evaluations[0]["values"]["reward"], evaluations
+    answers = [json.loads(line) for line in Path(evaluations[-1]["samples_path"]).read_text().splitlines()]
+    assert statistics.fmean(answer["reward"] for answer in answers) == pytest.approx(
+        evaluations[-1]["values"]["reward"]
+    )
 
     exported = next(row for row in await service.rows(job_id, "checkpoints") if row["format"] == "hf")
     tokenizer = AutoTokenizer.from_pretrained(exported["path"])
@@ -80,6 +100,37 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(se
         assert (await http.post(f"/v1/jobs/{job_id}/finish")).status_code == 202
     job = await service.ended(job_id, 60)
     assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
+    assert not service.job_processes()
+
+    # The same rollouts again, without engines: the same losses, bit for bit.
+    replayed = spec(
+        task,
+        rollout={"num_rollouts": rollouts},
+        data={"prompt_data": "nowhere.jsonl"},
+        debug={"mode": "train_only", "load_rollouts": str(tmp_path)},
+    )
+    again = await service.submit(replayed)
+    job = await service.ended(again, 240)
+    assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
+    losses = [step["values"]["loss"] for step in await service.rows(again, "metrics")]
+    assert losses == [step["values"]["loss"] for step in steps]
+
+
+async def test_the_generating_half_runs_by_itself(service: Service, task: Path, tmp_path: Path) -> None:
+    job_id = await service.submit(
+        spec(
+            task,
+            rollout={"num_rollouts": 2},
+            eval={"sets": [{"name": "sums", "prompt_data": job_spec(task)["data"]["prompt_data"]}]},
+            debug={"mode": "rollout_only", "save_rollouts": str(tmp_path)},
+        )
+    )
+    job = await service.ended(job_id, 240)
+    assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
+    assert [step["weight_version"] for step in await service.rows(job_id, "metrics")] == [0, 0]
+    assert [row["weight_version"] for row in await service.rows(job_id, "evaluations")] == [0]
+    assert not await service.rows(job_id, "checkpoints")
+    assert len(load_rollout(tmp_path, 1)) == job_spec(task)["rollout"]["rollout_batch_size"]
     assert not service.job_processes()
 
 

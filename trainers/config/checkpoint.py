@@ -41,6 +41,10 @@ class CheckpointConfig(Section):
     """Where the trained model is exported; unset: ``hf`` in the job's run directory. With ``{rollout_id}`` in it, at
     every save; otherwise at the end."""
 
+    @property
+    def exports_every_save(self) -> bool:
+        return self.save_hf is not None and "{rollout_id}" in self.save_hf
+
     @model_validator(mode="after")
     def _fields_have_their_partner(self) -> Self:
         if self.load is None:

@@ -5,7 +5,7 @@ from typing import Self
 from pydantic import model_validator
 
 from engines.config import EngineConfig, ResourcesConfig, Section
-from trainers.config.algorithm import AlgorithmConfig, GRPOConfig, samples_per_row
+from trainers.config.algorithm import AlgorithmConfig, GRPOConfig, rollout_function_of, samples_per_row
 from trainers.config.checkpoint import CheckpointConfig
 from trainers.config.data import DataConfig
 from trainers.config.debug import DebugConfig
@@ -45,6 +45,11 @@ class RunConfig(Section):
         return -(-self.rollout.samples_per_rollout // self.global_batch_size)
 
     @property
+    def uses_engines(self) -> bool:
+        """Whether anything is generated, to learn from or to evaluate."""
+        return self.debug.generates and (rollout_function_of(self.algorithm) is None or bool(self.eval.sets))
+
+    @property
     def data_parallel_size(self) -> int:
         return self.resources.train_world_size // self.trainer.model_parallel_size
 
@@ -56,6 +61,16 @@ class RunConfig(Section):
                 f"rollout.n_samples_per_prompt must be {wanted} under algorithm {self.algorithm.name!r}, not "
                 f"{self.rollout.n_samples_per_prompt}: its samples are those of the data"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _halves_have_what_they_need(self) -> Self:
+        if self.debug.mode == "train_only" and self.eval.sets:
+            raise ValueError("eval.sets are answered by engines, and debug.mode train_only has none: leave one out")
+        if not self.uses_engines and self.engine.keep_serving_s:
+            raise ValueError("engine.keep_serving_s: this run has no engines, so nothing to keep serving")
+        if not self.debug.trains and rollout_function_of(self.algorithm) is not None:
+            raise ValueError(f"debug.mode rollout_only: algorithm {self.algorithm.name!r} generates nothing")
         return self
 
     @model_validator(mode="after")

@@ -1,15 +1,18 @@
 """Rollouts on disk: written as they are handed to the trainer, and read back bit for bit."""
 
+import asyncio
 import dataclasses
 import gzip
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from engines.types import Sample, SampleStatus
 from trainers.errors import DataInvalid
+from trainers.rollout.protocols import RolloutContext, RolloutFunction, RolloutOutput
 
 VERSION = 1
 _FIELDS = {field.name for field in dataclasses.fields(Sample)}
@@ -62,6 +65,17 @@ def load_rollout(directory: Path, rollout_id: int) -> list[list[Sample]]:
     if len(groups) != head["groups"]:
         raise DataInvalid(f"{path} holds {len(groups)} of its {head['groups']} groups")
     return groups
+
+
+def replay(directory: Path) -> RolloutFunction:
+    """A rollout function that brings what was saved."""
+
+    async def replayed(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+        groups = await asyncio.to_thread(load_rollout, directory, rollout_id)
+        rewards = [sample.reward for group in groups for sample in group if sample.reward is not None]
+        return RolloutOutput(groups, {"reward": statistics.fmean(rewards)} if rewards else {})
+
+    return replayed
 
 
 def _sample(fields: dict[str, Any]) -> Sample:

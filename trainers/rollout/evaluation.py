@@ -6,13 +6,15 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engines.config import SamplingConfig
 from engines.types import Sample
+from trainers.config import EvalConfig
 from trainers.errors import RolloutFailed
+from trainers.rollout.default import generate_rollout
 from trainers.rollout.estimates import summarize
-from trainers.rollout.protocols import DataSource, RewardFunction
+from trainers.rollout.protocols import DataSource, RewardFunction, RolloutContext
 
 type Answer = Callable[[list[list[Sample]], SamplingConfig, RewardFunction, str], Awaitable[list[list[Sample]]]]
 """Generates and scores pending groups; the text names their requests."""
@@ -36,6 +38,42 @@ class Evaluation:
     name: str
     metrics: dict[str, float]
     samples_path: Path
+
+
+class Evaluator:
+    """The eval sets of a run, and how they are asked."""
+
+    def __init__(self, sets: Sequence[EvalSet], config: EvalConfig, directory: Path) -> None:
+        self._sets = sets
+        self._config = config
+        self._directory = directory
+
+    @property
+    def names(self) -> str:
+        return ", ".join(each.name for each in self._sets)
+
+    async def __call__(self, context: RolloutContext) -> list[Evaluation]:
+        async def answer(
+            groups: list[list[Sample]], sampling: SamplingConfig, reward: RewardFunction, name: str
+        ) -> list[list[Sample]]:
+            answered, _ = await generate_rollout(
+                groups,
+                client=context.client,
+                sampling=sampling,
+                reward=reward,
+                timeout_s=self._config.timeout_s,
+                rollout_id=cast(Any, name),
+            )
+            return answered
+
+        return await evaluate(
+            self._sets,
+            answer,
+            weight_version=context.weight_version,
+            pass_reward=self._config.pass_reward,
+            timeout_s=self._config.timeout_s,
+            directory=self._directory,
+        )
 
 
 async def evaluate(

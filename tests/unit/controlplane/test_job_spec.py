@@ -68,8 +68,31 @@ def test_what_the_database_cannot_hold_is_refused_by_path(value: object) -> None
 
 
 def test_sizes_that_do_not_agree_are_refused_with_both_numbers() -> None:
-    message = next(iter(wrong(trainer={"global_batch_size": 5}).values())).message
-    assert "(5)" in message and "(16)" in message
+    message = next(iter(wrong(trainer={"tensor_model_parallel_size": 3}).values())).message
+    assert "(3 × 1 × 1)" in message and "training processes (1)" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"debug": {"mode": "train_only"}}, "debug.load_rollouts"),
+        ({"debug": {"load_rollouts": "/x"}}, "debug.mode to train_only"),
+        ({"eval": {"interval": 2}}, "add eval.sets"),
+        ({"algorithm": {"name": "sft"}, "debug": {"mode": "rollout_only"}}, "generates nothing"),
+    ],
+)
+def test_halves_of_a_run_that_lack_what_they_need_are_refused(changes: dict[str, Any], words: str) -> None:
+    rollout = GOOD["rollout"] | {"n_samples_per_prompt": 1}
+    assert words in " ".join(error.message for error in wrong(rollout=rollout, **changes).values())
+
+
+def test_a_run_without_engines_keeps_nothing_serving() -> None:
+    found = wrong(
+        algorithm={"name": "sft"},
+        rollout=GOOD["rollout"] | {"n_samples_per_prompt": 1},
+        engine={"keep_serving_s": 5},
+    )
+    assert "nothing to keep serving" in next(iter(found.values())).message
 
 
 def test_the_driver_gets_the_run_without_what_only_the_control_plane_reads() -> None:
