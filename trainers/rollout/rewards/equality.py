@@ -1,7 +1,10 @@
-"""Whether two mathematical answers are the same. Runs in a worker: parsing and simplifying may take for ever."""
+"""Whether two mathematical answers are the same. Imported by a worker alone: importing takes
+seconds, and parsing and simplifying may take for ever."""
 
 import re
 from typing import Any
+
+from math_verify import LatexExtractionConfig, parse, verify
 
 MAX_ANSWER = 1000
 """Characters; no answer to a question with one answer is longer."""
@@ -13,11 +16,13 @@ _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
 _GROUPED = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
 _PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
 _TEN_TO = re.compile(r"(?:\\times|\\cdot|\*)(?=10\^)")
+# Towers of powers, powers of powers and factorials that no memory holds.
+_HUGE = re.compile(r"\^[{(]*[-+]?[0-9.]+[})]*!?\^|\^[{(]*[-+]?[0-9]{5,}|[)}]!|!!|[0-9]{4,}!")
 _UNDONE = re.compile(
     r"\\(?:times|cdot|div|ast|pm|mp)(?![A-Za-z])|(?<=[0-9A-Za-z)}!])\s*[-+*−×·÷]|[0-9)}]\s*\(|\)\s*[0-9]"
 )
 _OPERATORS = re.compile(r"\\(?:i{1,3}nt|oint|sum|prod|lim|binom|dbinom|tbinom|choose|diff|frac\{d)(?![A-Za-z])")
-_NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'?(?:\([A-Za-z, ]*\))?")
+_NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'?(?:\([A-Za-z0-9, ]*\))?")
 
 
 def tidy(answer: Any) -> str:
@@ -36,13 +41,13 @@ def judge(*, answer: str, label: str) -> float:
         return 0.0
     if ours == expected:
         return 1.0
-    if not _reasonable(ours) or not _worked_out(ours, expected):
+    if not _reasonable(ours) or not _reasonable(expected) or not _worked_out(ours, expected):
         return 0.0
     return float(_same(answer.strip().rstrip("."), label.strip().rstrip(".")))
 
 
 def _reasonable(answer: str) -> bool:
-    if len(answer) > MAX_ANSWER or re.search(rf"[0-9]{{{MAX_DIGITS}}}", answer):
+    if len(answer) > MAX_ANSWER or _HUGE.search(answer) or re.search(rf"[0-9]{{{MAX_DIGITS}}}", answer):
         return False
     depth = deepest = 0
     for character in answer:
@@ -61,9 +66,6 @@ def _worked_out(answer: str, label: str) -> bool:
 
 
 def _same(answer: str, label: str) -> bool:
-    # Imported by a worker alone: it takes seconds.
-    from math_verify import LatexExtractionConfig, parse, verify
-
     def parsed(text: str) -> list[Any]:
         text = text.replace("$", "")
         return parse(

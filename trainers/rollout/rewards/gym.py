@@ -1,6 +1,5 @@
-"""reasoning-gym's own judgement of an answer. :func:`judge` runs in a worker: a data set may do anything with it."""
+"""What reasoning-gym is asked to judge."""
 
-import functools
 import importlib.util
 import re
 from collections.abc import Mapping
@@ -8,10 +7,8 @@ from typing import Any
 
 from trainers.errors import PluginInvalid
 from trainers.rollout.rewards.answer import final_answer
-from trainers.rollout.rewards.verdict import Unjudgeable
 
 _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-MAX_ANSWER = 20_000
 
 
 def check_installed() -> None:
@@ -39,25 +36,3 @@ def entry_of(metadata: Mapping[str, Any], *, prompt: str, label: Any) -> dict[st
 def task_of(entry: Mapping[str, Any]) -> str | None:
     found: Any = entry.get("metadata")
     return found.get("source_dataset") if isinstance(found, Mapping) else None
-
-
-def judge(*, task: str, answer: str, entry: dict[str, Any]) -> float:
-    """``score_answer`` of the data set, kept in [0, 1]."""
-    if not answer or len(answer) > MAX_ANSWER:
-        return 0.0
-    dataset = _dataset(task)
-    if not isinstance(entry.get("metadata"), dict) or "answer" not in entry:
-        raise Unjudgeable(
-            f"an entry of {task} has an answer and metadata, and this has {', '.join(entry) or 'nothing'}"
-        )
-    return min(max(float(dataset.score_answer(answer, entry)), 0.0), 1.0)
-
-
-@functools.lru_cache(maxsize=64)
-def _dataset(task: str) -> Any:
-    import reasoning_gym  # imports a hundred data sets
-
-    try:
-        return reasoning_gym.create_dataset(task, size=1, seed=0)
-    except ValueError as error:
-        raise Unjudgeable(f"reasoning-gym has no task {task!r}: {error}") from None

@@ -1,7 +1,6 @@
 """From the reward section of a job to what scores its samples."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
 from typing import Any
 
 from engines.types import Sample
@@ -30,8 +29,9 @@ from trainers.rollout.rewards.exact import exact_match
 from trainers.rollout.rewards.number import last_number_match
 from trainers.rollout.rewards.overlap import f1
 from trainers.rollout.rewards.pattern import PatternMatcher
-from trainers.rollout.rewards.pool import WorkerPool, isolated_worker, worker
+from trainers.rollout.rewards.pool import WorkerPool
 from trainers.rollout.rewards.remote import RemoteReward
+from trainers.rollout.rewards.resources import Resources
 from trainers.rollout.rewards.reward import Reward
 from trainers.rollout.rewards.selection import rule_of
 from trainers.rollout.rewards.verdict import Judge, Unjudgeable, Verdict
@@ -50,7 +50,7 @@ MAX_GYM_S = 10.0
 def load_reward(config: RewardConfig) -> Reward:
     """The rule or function of a job. Raises :class:`trainers.errors.PluginInvalid` for a function that cannot be
     used, and ConfigInvalid where programs cannot be run in isolation."""
-    resources = AsyncExitStack()
+    resources = Resources()
     if isinstance(config, WeightedRewardConfig):
         parts = [(part.name, part.weight, _judge(part.reward, resources)) for part in config.parts]
         return Reward(WeightedJudge(parts), group_judge=None, resources=resources)
@@ -66,7 +66,7 @@ class _Selected:
     """Judges each sample by the job's rule, or by the one that its metadata names; loads the others when they are
     first named."""
 
-    def __init__(self, config: RewardConfig, resources: AsyncExitStack) -> None:
+    def __init__(self, config: RewardConfig, resources: Resources) -> None:
         self._config = config
         self._resources = resources
         self._judges: dict[RuleConfig, Judge] = {}
@@ -86,7 +86,7 @@ class _Selected:
         return await self._judges[rule](sample)
 
 
-def _judge(config: RuleConfig, resources: AsyncExitStack) -> Judge:
+def _judge(config: RuleConfig, resources: Resources) -> Judge:
     match config:
         case RegexMatchRewardConfig():
             matcher = PatternMatcher(min(config.timeout_s, MAX_PATTERN_S))
@@ -144,10 +144,9 @@ def _rule(rule: Callable[[str, Any, Mapping[str, Any]], float], *, boxed: bool) 
 
 
 def _equality(
-    config: MathRewardConfig | DeepscalerRewardConfig, resources: AsyncExitStack, part: Callable[[str], str | None]
+    config: MathRewardConfig | DeepscalerRewardConfig, resources: Resources, part: Callable[[str], str | None]
 ) -> Judge:
-    pool = WorkerPool(config.workers, worker)
-    resources.push_async_callback(pool.close)
+    pool = resources.equality(config.workers)
     deadline_s = min(config.timeout_s, MAX_EQUALITY_S)
 
     async def judge(sample: Sample) -> Verdict:
@@ -157,16 +156,16 @@ def _equality(
             return Verdict(0.0)
         label = str(sample.label)
         expected = last_boxed(label) or label  # a label may be a whole solution
-        return Verdict(await pool.judge("math", {"answer": answer, "label": expected}, deadline_s))
+        return Verdict(await pool.judge({"answer": answer, "label": expected}, deadline_s))
 
     return judge
 
 
-def _reasoning_gym(config: ReasoningGymRewardConfig, resources: AsyncExitStack) -> Judge:
+def _reasoning_gym(config: ReasoningGymRewardConfig, resources: Resources) -> Judge:
     gym.check_installed()
     # Some data sets evaluate an answer as Python.
     isolated = require_isolation("reasoning_gym", allow_network=config.allow_network)
-    pool = WorkerPool(config.workers, isolated_worker if isolated else worker)
+    pool = WorkerPool("reasoning_gym", config.workers, isolated=isolated)
     resources.push_async_callback(pool.close)
     deadline_s = min(config.timeout_s, MAX_GYM_S)
 
@@ -177,6 +176,6 @@ def _reasoning_gym(config: ReasoningGymRewardConfig, resources: AsyncExitStack) 
         if not isinstance(task, str):
             raise Unjudgeable("reasoning_gym has no task: say reward.task, or source_dataset in the entry's metadata")
         question = {"task": task, "answer": gym.answer_of(sample.response), "entry": entry}
-        return Verdict(await pool.judge("reasoning_gym", question, deadline_s))
+        return Verdict(await pool.judge(question, deadline_s))
 
     return judge
