@@ -116,6 +116,8 @@ def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str
             "max_position_embeddings": model.max_position_embeddings,
             "hidden_dropout": 0.0,
             "attention_dropout": 0.0,
+            # The other one cannot take micro-batches of different lengths through a pipeline.
+            "moe_token_dispatcher_type": "alltoall",
             # Otherwise a checkpoint refuses another batch size or number of rollouts.
             "override_opt_param_scheduler": True,
             "distributed_timeout_minutes": max(1, int(config.trainer.step_timeout_s / 60)),

@@ -1,0 +1,127 @@
+"""Processes that act as trainer ranks, without Ray: forked once from one that has imported everything, and used for
+one layout after the other."""
+
+import multiprocessing
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from engines.network import free_port
+from trainers.config import RunConfig
+from trainers.megatron.start import Checkpoint
+from trainers.protocols import StepStats, TrainBatch
+
+
+@dataclass(frozen=True)
+class Task:
+    """What all ranks of one world do: begin, then save, train, or ask for log-probabilities."""
+
+    config: RunConfig
+    batches: Sequence[TrainBatch]
+    begin: Checkpoint | None = None
+    save_after: int | None = None
+    """Save after this many batches."""
+    save_to: Path | None = None
+    log_probs: bool = False
+    export_to: Path | None = None
+
+
+@dataclass
+class Outcome:
+    stats: list[StepStats] = field(default_factory=list)
+    log_probs: list[list[Any]] = field(default_factory=list)
+    """Of each batch before it is trained on: [R] per sample of this rank, in the plan's order."""
+
+
+def _perform(task: Task, rank: int, world_size: int, port: int) -> Outcome:
+    from trainers.megatron.rank import Rank
+
+    trainer = Rank(
+        task.config,
+        run_id="test",
+        rank=rank,
+        world_size=world_size,
+        device="cpu",
+        init_method=f"tcp://127.0.0.1:{port}",
+        begin=task.begin,
+    )
+    outcome = Outcome()
+    try:
+        for number, batch in enumerate(task.batches):
+            if task.log_probs:
+                outcome.log_probs.append([values.numpy() for values in trainer.log_probs(batch)])
+            outcome.stats.append(trainer.step(batch))
+            if number + 1 == task.save_after:
+                assert task.save_to is not None
+                trainer.save(batch.rollout_id, task.save_to, {})
+        if task.export_to is not None:
+            trainer.export_hf(task.export_to)
+    finally:
+        trainer.close()
+    return outcome
+
+
+def _serve(rank: int, pipe: Connection) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    while (order := pipe.recv()) is not None:
+        task, world_size, port = order
+        try:
+            pipe.send(_perform(task, rank, world_size, port))
+        except BaseException as error:
+            import traceback
+
+            pipe.send(f"rank {rank}: {error!r}\n{traceback.format_exc()}")
+
+
+class RankPool:
+    """Use as a context manager."""
+
+    def __init__(self, size: int):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["trainers.megatron.rank"])
+        self._pipes: list[Any] = []
+        self._processes: list[Any] = []
+        for rank in range(size):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(rank, theirs), daemon=True)
+            process.start()
+            self._pipes.append(mine)
+            self._processes.append(process)
+
+    def __enter__(self) -> "RankPool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.join(10)
+
+    def run(self, task: Task, *, timeout_s: float = 120.0) -> list[Outcome]:
+        """One outcome per rank. Raises AssertionError with what the ranks said, or when one has not answered."""
+        world_size = task.config.resources.train_world_size
+        pipes, port = self._pipes[:world_size], free_port("127.0.0.1")
+        for pipe in pipes:
+            pipe.send((task, world_size, port))
+        answers: dict[int, Any] = {}
+        deadline = monotonic() + timeout_s
+        while len(answers) < world_size:
+            waiting = [pipe for number, pipe in enumerate(pipes) if number not in answers]
+            ready = wait(waiting, max(0.0, deadline - monotonic()))
+            # A rank that failed leaves the others waiting for it.
+            failed = [answer for answer in answers.values() if isinstance(answer, str)]
+            assert ready or failed, f"no answer from {world_size - len(answers)} ranks within {timeout_s:.0f} s"
+            if not ready:
+                break
+            for pipe in ready:
+                answers[pipes.index(pipe)] = pipe.recv()  # type: ignore[arg-type]
+            if any(isinstance(answer, str) for answer in answers.values()):
+                deadline = min(deadline, monotonic() + 5)
+        failures = [answer for answer in answers.values() if isinstance(answer, str)]
+        assert not failures, "\n".join(failures)
+        return [answers[rank] for rank in range(world_size)]
