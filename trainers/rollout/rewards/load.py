@@ -1,7 +1,7 @@
 """From the reward section of a job to what scores its samples."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from engines.types import Sample
 from trainers.config.reward import (
@@ -47,32 +47,43 @@ MAX_EQUALITY_S = 3.0
 MAX_GYM_S = 10.0
 
 
-def load_reward(config: RewardConfig) -> Reward:
-    """The rule or function of a job. Raises :class:`trainers.errors.PluginInvalid` for a function that cannot be
-    used, and ConfigInvalid where programs cannot be run in isolation."""
+class LoadFunction(Protocol):
+    """Finds a user's function by its path."""
+
+    def __call__(self, path: str, *, by_group: bool) -> Callable[..., Any]: ...
+
+
+def load_reward(config: RewardConfig, *, functions: LoadFunction | None = None) -> Reward:
+    """The rule or function of a job; a path is loaded as it is, or by ``functions`` where that is given.
+
+    Raises :class:`trainers.errors.PluginInvalid` for a function that cannot be used, and ConfigInvalid where programs
+    cannot be run in isolation. Starts nothing: workers and connections come with the first samples.
+    """
     resources = Resources()
+    functions = functions or _as_it_is
     if isinstance(config, WeightedRewardConfig):
-        parts = [(part.name, part.weight, _judge(part.reward, resources)) for part in config.parts]
+        parts = [(part.name, part.weight, _judge(part.reward, resources, functions)) for part in config.parts]
         return Reward(WeightedJudge(parts), group_judge=None, resources=resources)
     if isinstance(config, CustomRewardConfig):
-        custom = _custom(config)
+        custom = _custom(config, functions)
         if config.by_group:
             return Reward(None, group_judge=custom.score_group, resources=resources)
         return Reward(custom, group_judge=None, resources=resources)
-    return Reward(_Selected(config, resources), group_judge=None, resources=resources)
+    return Reward(_Selected(config, resources, functions), group_judge=None, resources=resources)
 
 
 class _Selected:
     """Judges each sample by the job's rule, or by the one that its metadata names; loads the others when they are
     first named."""
 
-    def __init__(self, config: RewardConfig, resources: Resources) -> None:
+    def __init__(self, config: RewardConfig, resources: Resources, functions: LoadFunction) -> None:
         self._config = config
+        self._functions = functions
         self._resources = resources
         self._judges: dict[RuleConfig, Judge] = {}
         own = rule_of(config, {})
         if own is not None:
-            self._judges[own] = _judge(own, resources)
+            self._judges[own] = _judge(own, resources, functions)
 
     async def __call__(self, sample: Sample) -> Verdict | None:
         try:
@@ -82,11 +93,11 @@ class _Selected:
         if rule is None:
             raise Unjudgeable('reward type from_metadata needs metadata["rm_type"] to name its rule')
         if rule not in self._judges:
-            self._judges[rule] = _judge(rule, self._resources)
+            self._judges[rule] = _judge(rule, self._resources, self._functions)
         return await self._judges[rule](sample)
 
 
-def _judge(config: RuleConfig, resources: Resources) -> Judge:
+def _judge(config: RuleConfig, resources: Resources, functions: LoadFunction) -> Judge:
     match config:
         case RegexMatchRewardConfig():
             matcher = PatternMatcher(min(config.timeout_s, MAX_PATTERN_S))
@@ -117,14 +128,18 @@ def _judge(config: RuleConfig, resources: Resources) -> Judge:
             resources.push_async_callback(remote.close)
             return remote
         case CustomRewardConfig():
-            return _custom(config)
+            return _custom(config, functions)
         case _:
             return _rule(_RULES[config.type], boxed=config.boxed)
 
 
-def _custom(config: CustomRewardConfig) -> CustomReward:
-    function = load_function(config.function, parameters=["samples" if config.group_rm else "sample"])
+def _custom(config: CustomRewardConfig, functions: LoadFunction) -> CustomReward:
+    function = functions(config.function, by_group=config.by_group)
     return CustomReward(function, name=config.function, timeout_s=config.timeout_s, reward_key=config.reward_key)
+
+
+def _as_it_is(path: str, *, by_group: bool) -> Callable[..., Any]:
+    return load_function(path, parameters=["samples" if by_group else "sample"])
 
 
 _RULES: dict[str, Callable[[str, Any, Mapping[str, Any]], float]] = {
