@@ -1,7 +1,7 @@
 """The parts of one run: brought up in the order in which they can fail cheaply, and released whatever happens."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from engines.fleet import Fleet
 from engines.hardware import resolve
 from engines.placement import reserve
 from engines.types import Sample
-from trainers.config import DataConfig, RunConfig
+from trainers.config import DataConfig, RewardConfig, RunConfig
 from trainers.config.algorithm import rollout_function_of
 from trainers.errors import ConfigInvalid, ModelInvalid
 from trainers.megatron.group import MegatronTrainer
@@ -28,7 +28,7 @@ from trainers.rollout.default import generate_rollout
 from trainers.rollout.dump import replay
 from trainers.rollout.evaluation import EvalSet, Evaluator
 from trainers.rollout.protocols import DataSource, RolloutContext, RolloutFunction, RolloutOutput
-from trainers.rollout.rewards import label_check, load_reward
+from trainers.rollout.rewards import Reward, label_check, load_reward
 from trainers.run import Engines, Run, Training
 
 DYING_S = 30.0
@@ -47,12 +47,20 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
     if plugins.paths:
         report.event("plugins_loaded", ", ".join(plugins.paths))
     rollout = _rollout_function(config, plugins)
-    reward = load_reward(config.rollout.reward) if config.uses_engines else no_reward
+    rewards: list[Reward] = []
+
+    def load(section: RewardConfig) -> Reward:
+        rewards.append(load_reward(section, functions=plugins.reward_function))
+        return rewards[-1]
+
+    reward = load(config.rollout.reward) if config.uses_engines else no_reward
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
-    data, evaluator = await _data(config, tokenizer, run_dir, report)
+    data, evaluator = await _data(config, tokenizer, run_dir, report, load)
     hardware = resolve(config.resources.accelerator, cluster_resources=await asyncio.to_thread(ray.cluster_resources))
 
     async with AsyncExitStack() as stack:
+        for each in rewards:
+            stack.push_async_callback(each.close)
         resources, logs = config.resources, run_dir / "logs"
         wanted = [
             *([f"{resources.train_world_size} training"] if config.debug.trains else []),
@@ -148,7 +156,11 @@ async def _generated(context: RolloutContext, rollout_id: int) -> RolloutOutput:
 
 
 async def _data(
-    config: RunConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path, report: Reporter
+    config: RunConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    run_dir: Path,
+    report: Reporter,
+    load: Callable[[RewardConfig], Reward],
 ) -> tuple[DataSource | None, Evaluator | None]:
     """The prompts to learn from, unless rollouts are replayed, and those to evaluate on."""
     if config.debug.load_rollouts is not None:
@@ -171,7 +183,7 @@ async def _data(
         reward = each.reward or config.eval.reward or config.rollout.reward
         prompts = await asyncio.to_thread(read, each.data(config.data), label_check(reward))
         sampling = each.sampling or config.eval.sampling or config.rollout.sampling
-        sets.append(EvalSet(each.name, prompts, config.eval.samples_of(each), sampling, load_reward(reward)))
+        sets.append(EvalSet(each.name, prompts, config.eval.samples_of(each), sampling, load(reward)))
     return data, Evaluator(sets, config.eval, run_dir / "eval")
 
 
