@@ -84,16 +84,15 @@ def dotted(location: Sequence[int | str]) -> str:
 
 def _nearest(location: Sequence[int | str], siblings: Sequence[str], model: type[BaseModel]) -> str | None:
     name = str(location[-1])
-    prefix = [str(part) for part in location[:-1]]
     everywhere = dict(_paths(model))
     everywhere.pop(dotted(location), None)  # a field of another member of a union
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.75):
-        return ".".join([*prefix, close[0]])
+        return dotted((*location[:-1], close[0]))
     # The right name in the wrong section is the likelier slip than a wrong name in the right one.
     if exact := [path for path, leaf in everywhere.items() if leaf == name]:
         return min(exact, key=lambda path: path.count("."))
     if close := difflib.get_close_matches(name, siblings, n=1, cutoff=0.5):
-        return ".".join([*prefix, close[0]])
+        return dotted((*location[:-1], close[0]))
     if close := difflib.get_close_matches(name, list(everywhere.values()), n=1, cutoff=0.75):
         return next(path for path, leaf in everywhere.items() if leaf == close[0])
     return None
@@ -104,6 +103,9 @@ def _section(location: Sequence[int | str], model: type[BaseModel]) -> tuple[tup
     path: list[int | str] = []
     sections: list[type[BaseModel]] = [model]
     for part in location:
+        if isinstance(part, int):
+            path.append(part)
+            continue  # an element is what its list holds
         if len(sections) > 1 and (members := [section for section in sections if part in _tags(section)]):
             sections = members
             continue
@@ -132,11 +134,12 @@ def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that an annotation can hold: itself, or those behind an alias, an Annotated or a union."""
+    """The models that an annotation can hold: itself, or those behind an alias, an Annotated, a union
+    or a list."""
     if isinstance(annotation, typing.TypeAliasType):
         yield from _models(annotation.__value__)
     elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
-    elif typing.get_origin(annotation) in (Annotated, Union, types.UnionType):
+    elif typing.get_origin(annotation) in (Annotated, Union, types.UnionType, tuple, list):
         for argument in typing.get_args(annotation):
             yield from _models(argument)
