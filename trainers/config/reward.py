@@ -187,10 +187,12 @@ class WeightedRewardConfig(_Reward):
     """The weighted sum of several rules; their own values are kept in ``metadata["rewards"]``."""
 
     type: Literal["weighted"] = "weighted"
-    parts: Annotated[tuple[WeightedPart, ...], Field(min_length=1)]
+    parts: tuple[WeightedPart, ...]
 
     @model_validator(mode="after")
     def _parts_can_be_summed(self) -> Self:
+        if not self.parts:
+            raise ValueError("reward.parts is empty: a sum needs at least one part")
         names = [part.name for part in self.parts]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"reward.parts: two are named {twice!r}")

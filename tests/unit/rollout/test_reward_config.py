@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from controlplane.jobs.spec import field_errors
 from engines.types import Sample, SampleStatus
 from trainers.config import RolloutConfig
 from trainers.config.reward import ExactMatchRewardConfig, RewardConfig
@@ -41,7 +42,7 @@ def test_specs_of_before_mean_what_they_meant() -> None:
         ({"type": "remote", "url": "ftp://a"}, "url", "pattern"),
         ({"type": "dapo", "reward_key": "pred"}, "reward_key", "'score' or 'acc'"),
         ({"type": "f1", "group_rm": True}, "group_rm", "Extra inputs"),
-        ({"type": "weighted", "parts": []}, "parts", "at least 1"),
+        ({"type": "weighted", "parts": []}, None, "at least one part"),
         ({"type": "mathe"}, None, "type must be one of exact_match, .*weighted, from_metadata"),
     ],
 )
@@ -49,6 +50,16 @@ def test_a_field_that_does_not_apply_is_an_error(fields: dict[str, Any], where: 
     with pytest.raises(ValidationError, match=message) as caught:
         config(**fields)
     assert where is None or caught.value.errors()[0]["loc"][-1] == where
+
+
+def test_an_error_is_told_with_the_path_that_the_spec_has() -> None:
+    parts = [{"name": "a", "weight": 1, "reward": {"type": "f1", "boxd": True}}]
+    spec = {"num_rollouts": 1, "rollout_batch_size": 1, "reward": {"type": "weighted", "parts": parts}}
+    with pytest.raises(ValidationError) as caught:
+        RolloutConfig.model_validate(spec)
+    (error,) = field_errors(caught.value.errors(), RolloutConfig)
+    assert error.path == "reward.parts[0].reward.boxd"
+    assert error.suggestion == "reward.parts[0].reward.boxed"
 
 
 def part(name: str, **reward: Any) -> dict[str, Any]:
