@@ -72,14 +72,14 @@ _ALL = (
         "Scores one sample.",
         Form(("sample",), (*_NUMBERS, "dict", "str"), "float"),
         Form(("args", "sample"), (*_NUMBERS, "dict", "str"), "float"),
-        field="reward.function",
+        field="rollout.reward.function",
     ),
     _plugin(
         "group_rm",
         "Scores all samples of a group at once.",
         Form(("samples",), (*_NUMBERS, "dict", "str"), "list[float]"),
         Form(("args", "samples"), (*_NUMBERS, "dict", "str"), "list[float]"),
-        field="reward.function",
+        field="rollout.reward.function",
         flag="--custom-rm-path with --group-rm",
     ),
     _plugin(
