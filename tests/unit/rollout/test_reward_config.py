@@ -170,5 +170,5 @@ async def test_functions_can_be_found_by_another_door(module: str) -> None:
     summed = load_reward(config(type="weighted", parts=parts), functions=functions)
     assert await summed(Sample(0, 0, prompt="p", response="cat", label="cat")) == 1.25
     assert asked == [("any.slime.module.rm", False)] * 2
-    with pytest.raises(PluginInvalid, match="no module .any."):
+    with pytest.raises(PluginInvalid, match=r"no module .any."):
         load_reward(config(**fields))

@@ -1,8 +1,6 @@
 """Every shipped rule against cases whose rewards were worked out by hand, and against ten thousand hostile strings."""
 
 import asyncio
-import functools
-import random
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -11,6 +9,7 @@ import pytest
 from pydantic import TypeAdapter
 
 from engines.types import Sample, SampleStatus
+from tests.unit.rollout.hostile_strings import hostile
 from tests.unit.rollout.reward_cases import CASES, CHOICES
 from trainers.config.reward import RewardConfig
 from trainers.errors import RolloutFailed
@@ -29,14 +28,8 @@ def sample(response: str, label: Any = None, **metadata: Any) -> Sample:
 
 @pytest.fixture(scope="module")
 async def rules() -> AsyncIterator[Reward]:
-    """All rules in one: each sample says which. Their workers are started once."""
-    async with load_reward(config(type="math", workers=2)) as reward:
-        yield reward
-
-
-@pytest.fixture(scope="module")
-async def gym() -> AsyncIterator[Reward]:
-    async with load_reward(config(type="reasoning_gym", workers=1)) as reward:
+    """All rules in one: each sample says which. One worker, started once."""
+    async with load_reward(config(type="math", workers=1)) as reward:
         yield reward
 
 
@@ -76,26 +69,6 @@ async def test_the_metadata_names_a_rule_and_the_jobs_own_options_still_hold() -
             await reward(sample("a", "a"))
 
 
-async def test_reasoning_gym_scores_its_own_entries_and_refuses_what_is_none(gym: Reward) -> None:
-    for question, answer in (("5 - 3 - 6", "-4"), ("2 * 8", "16"), ("0 + 0", "0")):
-        entry = {
-            "question": f"Calculate {question}.",
-            "answer": answer,
-            "metadata": {"source_dataset": "basic_arithmetic", "expression": question},
-        }
-        label, metadata = entry["answer"], entry["metadata"]
-        assert await gym(sample(f"<answer>0</answer> no <answer>{label}</answer>", label, **metadata)) == 1.0
-        whole = {"entry": entry}
-        assert await gym(sample(f"<think>{label}</think>\n{label}", **whole)) == 1.0
-        assert await gym(sample(f"<answer>{label}1</answer>", **whole)) < 1.0  # pyright: ignore[reportOperatorIssue]
-    with pytest.raises(RolloutFailed, match="has no task 'none_such'"):
-        await gym(sample("1", "1", source_dataset="none_such"))
-    with pytest.raises(RolloutFailed, match="an entry of basic_arithmetic has an answer and metadata"):
-        await gym(sample("1", entry={"metadata": {"source_dataset": "basic_arithmetic"}}))
-    with pytest.raises(RolloutFailed, match="has no task"):
-        await gym(sample("1", "1"))
-
-
 async def test_a_weighted_sum_keeps_what_its_parts_said() -> None:
     parts = [
         {"name": "right", "weight": 2.0, "reward": {"type": "last_number"}},
@@ -113,73 +86,24 @@ async def test_a_weighted_sum_keeps_what_its_parts_said() -> None:
         }
 
 
-FRAGMENTS = [
-    "\\boxed{", "}", "{", "\\frac{1}{2}", "\\frac", "\\sqrt{", "9**9**9", "9^{9^{9}}", "^", "_", "1", "7", "-", "−",
-    "=",
-    "10^{10^{10}}", "(10!)!", "1e999999999", "nan", "inf", "NaN", "Infinity", "-inf", "1/0", "\\infty", "٣", "½", "７",
-    "</think>", "<think>", "Answer: ", "The answer is ", "(B)", "\\text{", "$", "$$", "\n", "\r\n", "\t", " ", "\0",
-    "\x1b",
-    "\ud800", "\U0001f600", "\u202e", "\u2028", "{,}", "1,234", "\\left(", "\\right)", "\\begin{pmatrix}", "\\\\", "\\",
-    "&", "\\int_0^1 x dx", "\\sum_{i=1}^{10^9} i^i", "\\binom{10^9}{10^8}", "\\lim_{x\\to0}", "\\sin(", "x", "y", "%",
-    "<answer>", "</answer>", "__import__('os').abort()", "```python\n", "```\n", "yes", "no", "###Response", "1 2",
-    "'", '"',
-    "None", "[]", "{}", "\\{1,2\\}", "[0,1)", "\\cup", ">", "<", "\\le", "or", "and", "A", "B", "the", "!", ".", ",",
-    ";",
-]  # fmt: skip
-LONG = [
-    "1" * 50_000, "-" * 50_000, "1," * 30_000, "\\boxed{" * 5_000, "\\boxed{" + "{" * 5_000 + "5" + "}" * 5_001,
-    "}" * 50_000,
-    "\\boxed{" + "\\frac{" * 100 + "1" + "}{2}" * 100 + "}", "\\boxed{" + "9" * 5_000 + "}",
-    "\\boxed{" + "(" * 900 + "}",
-    "\\boxed{" + "\\sqrt{" * 15 + "5" + "}" * 15 + "}", "Answer: " * 10_000, "$" * 50_000, " " * 50_000, "\n" * 50_000,
-    "a " * 20_000, "</think>" * 5_000, "<answer>" * 5_000, "```\n" * 5_000, "The answer is (" * 3_000,
-    "\\text{" * 5_000,
-    "Answer: " + "{" * 290, "Answer: " + "$" * 290, "Answer: " + "\\frac" * 50, "\\" * 50_001, "*" * 50_000,
-    "A or " * 10_000,
-    "\\boxed{" + "+".join(f"x^{{{i}}}" for i in range(90)) + "}", "\\boxed{" + ",".join("1" * 300) + "}",
-]  # fmt: skip
-
-
-@functools.cache
-def hostile(count: int) -> list[str]:
-    """Random characters, random fragments in and out of boxes, and long ones; always the same."""
-    rng = random.Random(20240607)
-    found = list(LONG)
-    while len(found) < count:
-        match rng.randrange(16):
-            case 0:
-                found.append("".join(chr(rng.randrange(0x110000)) for _ in range(rng.randrange(1, 60))))
-            case 1:
-                inner = "".join(rng.choices(FRAGMENTS, k=rng.randrange(1, 5)))
-                found.append(f"</think>\\boxed{{{inner}}}")
-            case 2:
-                found.append("".join(chr(rng.randrange(32, 127)) for _ in range(rng.randrange(1, 200))))
-            case _:
-                found.append("".join(rng.choices(FRAGMENTS, k=rng.randrange(1, 12))))
-    return found
-
-
-RANGES = {"dapo": {-1.0, 1.0}, "f1": None, "reasoning_gym": None}
+RANGES = {"dapo": {-1.0, 1.0}, "f1": None}
 HOSTILE_METADATA: dict[str, dict[str, Any]] = {
     "gpqa": CHOICES,
-    "reasoning_gym": {"source_dataset": "basic_arithmetic"},
     "code": {"tests": [{"stdin": "", "stdout": "no program prints this"}]},
 }
 
 
 @pytest.mark.parametrize(
     "rule",
-    ["exact_match", "regex_match", "last_number", "f1", "gpqa", "dapo", "deepscaler", "math", "reasoning_gym", "code"],
+    ["exact_match", "regex_match", "last_number", "f1", "gpqa", "dapo", "deepscaler", "math", "code"],
 )
-async def test_ten_thousand_hostile_strings_are_judged_without_error_or_hang(
-    rules: Reward, gym: Reward, rule: str
-) -> None:
+async def test_ten_thousand_hostile_strings_are_judged_without_error_or_hang(rules: Reward, rule: str) -> None:
     label = {"gpqa": "B", "f1": "a cat", "regex_match": "[a-z]+"}.get(rule, "5")
     metadata = {"rm_type": rule} | HOSTILE_METADATA.get(rule, {})
-    worst, reward = 0.0, gym if rule == "reasoning_gym" else rules
+    worst = 0.0
 
     async def judged(response: str) -> float | None:
-        return await reward(sample(response, label, **metadata))
+        return await rules(sample(response, label, **metadata))
 
     found: list[float | None] = []
     responses = hostile(NUM_HOSTILE)
@@ -190,7 +114,7 @@ async def test_ten_thousand_hostile_strings_are_judged_without_error_or_hang(
         worst = max(worst, time.monotonic() - batch)
     print(f"{rule}: {time.monotonic() - started:.1f} s, worst batch {worst:.1f} s")
     assert len(found) == NUM_HOSTILE
-    if rule in ("f1", "reasoning_gym"):
+    if rule == "f1":
         assert all(value is not None and 0.0 <= value <= 1.0 for value in found)
     else:
         assert set(found) <= RANGES.get(rule, {0.0, 1.0})  # pyright: ignore[reportArgumentType]
@@ -199,6 +123,6 @@ async def test_ten_thousand_hostile_strings_are_judged_without_error_or_hang(
 
 @pytest.mark.parametrize("rule", ["exact_match", "last_number", "f1", "gpqa", "dapo", "math", "regex_match"])
 async def test_hostile_labels_do_no_harm_either(rules: Reward, rule: str) -> None:
-    labels = [each for each in hostile(300) if 0 < len(each) < 2000]
+    labels = [each for each in hostile(100) if 0 < len(each) < 2000]
     responses = ["5", "Answer: B", "\\boxed{5}"]
     await asyncio.gather(*(rules(sample(r, label, rm_type=rule)) for label in labels for r in responses))

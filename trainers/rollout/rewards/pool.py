@@ -1,9 +1,11 @@
 """Worker processes for rules that compute: started when they are needed, ended when they take too long."""
 
 import asyncio
+import itertools
 import json
 import os
 import queue
+import secrets
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +28,7 @@ class WorkerPool:
 
     def __init__(self, rule: str, size: int, *, isolated: bool) -> None:
         self._rule = rule
+        self._numbers = itertools.count(secrets.randbits(48))  # not to be guessed by what is judged
         self._idle: queue.LifoQueue[Helper] = queue.LifoQueue()  # last used, first asked: the others need not start
         self._workers = [(_isolated_worker if isolated else _worker)(rule) for _ in range(size)]
         for each in self._workers:
@@ -36,11 +39,12 @@ class WorkerPool:
         """What the rule says, or 0 when it took longer or broke its worker. Waiting for a free worker is not
         counted. Raises Unjudgeable when the question itself is wrong."""
         try:
-            line = json.dumps([question, deadline_s]).encode()
+            number = next(self._numbers)
+            line = json.dumps([number, question, deadline_s]).encode()
         except (TypeError, ValueError, RecursionError) as error:
             raise Unjudgeable(f"what rule {self._rule} judges by is no JSON: {error}") from error
         loop = asyncio.get_running_loop()
-        answer = await loop.run_in_executor(self._threads, self._ask, line, deadline_s + PATIENCE_S)
+        answer = await loop.run_in_executor(self._threads, self._ask, number, line, deadline_s + PATIENCE_S)
         if isinstance(answer, str):
             raise Unjudgeable(answer)
         return answer
@@ -50,13 +54,29 @@ class WorkerPool:
         for each in self._workers:
             each.close()
 
-    def _ask(self, line: bytes, deadline_s: float) -> float | str:
+    def _ask(self, number: int, line: bytes, deadline_s: float) -> float | str:
         helper = self._idle.get()
         try:
-            answer = helper.ask(line, deadline_s)
+            for _ in range(2):
+                answer = helper.ask(line, deadline_s)
+                if answer is None or answer == b"null":
+                    return 0.0
+                found = _answer(answer, number)
+                if found is not None:
+                    return found
+                helper.close()  # what was judged before wrote lines of its own: this is none of ours
+            return 0.0
         finally:
             self._idle.put(helper)
-        return 0.0 if answer is None else json.loads(answer)
+
+
+def _answer(line: bytes, number: int) -> float | str | None:
+    """The answer to question ``number``; None when the line is anything else."""
+    try:
+        answered, value = json.loads(line)
+    except (ValueError, TypeError):
+        return None
+    return value if answered == number and isinstance(value, float | str) else None
 
 
 def _worker(rule: str) -> Helper:

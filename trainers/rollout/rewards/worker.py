@@ -1,5 +1,5 @@
-"""The process that judges for :mod:`trainers.rollout.rewards.pool`: a line of JSON in, a number (or what is wrong with
-the question, as a string) out."""
+"""The process that judges for :mod:`trainers.rollout.rewards.pool`: a line of JSON in, a line of JSON out: the
+question's number, and the value or (as a string) what is wrong with the question; null when it ended the process."""
 
 import importlib
 import json
@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import resource
+import select
 import signal
 import sys
 from collections.abc import Callable
@@ -43,21 +44,29 @@ def main() -> None:
         if child == 0:
             _answer(rule, answers)
             os._exit(0)
-        if os.waitpid(child, 0)[1] == 0:
-            return  # no more questions
-        os.write(answers, b"0.0\n")  # for the question that ended it
+        os.waitpid(child, 0)
+        if _no_more_questions():
+            return
+        os.write(answers, b"null\n")  # for the question that ended it
 
 
 def _answer(rule: Callable[..., float], answers: int) -> None:
     signal.signal(signal.SIGALRM, _out_of_time)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     while line := _line():
-        question, deadline_s = json.loads(line)
+        number, question, deadline_s = json.loads(line)
         # The alarm is an exception, which library code in C may keep from being raised for ever; the other is the end.
         signal.setitimer(signal.ITIMER_PROF, deadline_s + GRACE_S)
-        answer = json.dumps(_within(deadline_s, rule, question))
+        answer = json.dumps([number, _within(deadline_s, rule, question)])
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.write(answers, answer.encode() + b"\n")
+
+
+def _no_more_questions() -> bool:
+    """Whether standard input was closed. How a child ended says nothing: what it judged may have ended it."""
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return any(event & select.POLLHUP for _, event in poll.poll(0))
 
 
 def _line() -> bytes:

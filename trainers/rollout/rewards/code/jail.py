@@ -70,14 +70,14 @@ def isolate(asked):
     mount("/tmp/new", "/tmp/new", "none", MS_BIND)
     pivot_root("/tmp", "/tmp/old")
     os.chdir("/")
+    os.makedirs("/new/tmp")  # before the rest: a Python may live below /tmp
+    mount("tmpfs", "/new/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={asked['file_bytes']},nr_inodes=1024")
     for path in asked["readonly"]:
         give(path)
     os.makedirs("/new/dev")
     for name in ("null", "zero", "urandom", "random"):
         open(f"/new/dev/{name}", "w").close()
         mount(f"/old/dev/{name}", f"/new/dev/{name}", "none", MS_BIND)
-    os.makedirs("/new/tmp", exist_ok=True)
-    mount("tmpfs", "/new/tmp", "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={asked['file_bytes']},nr_inodes=1024")
     check(libc.umount2(b"/old", MNT_DETACH), "umount the old root")
     os.chdir("/new")
     pivot_root(".", ".")

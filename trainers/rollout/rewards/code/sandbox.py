@@ -168,6 +168,7 @@ def preface(
         "cwd": cwd,
         "readonly": [*readonly_paths(), *readonly],
         "env": {"PATH": "/usr/bin:/bin", "HOME": cwd, "TMPDIR": cwd, "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1"}
+        | {key: os.environ[key] for key in ("LD_LIBRARY_PATH",) if key in os.environ}  # Python's own library, perhaps
         | dict(env or {}),
     }
     return json.dumps(asked).encode()
