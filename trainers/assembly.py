@@ -23,11 +23,12 @@ from trainers.plugins.run import Plugins, load_plugins
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
 from trainers.reports import Phase
+from trainers.rollout.buffer import Buffer
 from trainers.rollout.data import LabelCheck, PromptData
 from trainers.rollout.default import generate_rollout
 from trainers.rollout.dump import replay
 from trainers.rollout.evaluation import EvalSet, Evaluator
-from trainers.rollout.protocols import DataSource, RolloutContext, RolloutFunction, RolloutOutput
+from trainers.rollout.protocols import DataSource, RolloutFunction
 from trainers.rollout.rewards import Reward, label_check, load_reward
 from trainers.run import Engines, Run, Training
 
@@ -55,7 +56,7 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
 
     reward = load(config.rollout.reward) if config.uses_engines else no_reward
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
-    data, evaluator = await _data(config, tokenizer, run_dir, report, load)
+    data, evaluator = await _data(config, tokenizer, run_dir, report, load, plugins)
     hardware = resolve(config.resources.accelerator, cluster_resources=await asyncio.to_thread(ray.cluster_resources))
 
     async with AsyncExitStack() as stack:
@@ -139,20 +140,7 @@ def _rollout_function(config: RunConfig, plugins: Plugins) -> RolloutFunction:
         return replay(Path(config.debug.load_rollouts))
     if (path := rollout_function_of(config.algorithm)) is not None:
         return load_function(path, parameters=["context", "rollout_id"])
-    return plugins.rollout_function or _generated
-
-
-async def _generated(context: RolloutContext, rollout_id: int) -> RolloutOutput:
-    rollout = context.config.rollout
-    groups, stats = await generate_rollout(
-        context.data.next_groups(rollout.rollout_batch_size, rollout.n_samples_per_prompt),
-        client=context.client,
-        sampling=rollout.sampling,
-        reward=context.reward,
-        timeout_s=rollout.timeout_s,
-        rollout_id=rollout_id,
-    )
-    return RolloutOutput(groups, stats.metrics())
+    return plugins.rollout_function or generate_rollout
 
 
 async def _data(
@@ -161,6 +149,7 @@ async def _data(
     run_dir: Path,
     report: Reporter,
     load: Callable[[RewardConfig], Reward],
+    plugins: Plugins,
 ) -> tuple[DataSource | None, Evaluator | None]:
     """The prompts to learn from, unless rollouts are replayed, and those to evaluate on."""
     if config.debug.load_rollouts is not None:
@@ -170,11 +159,18 @@ async def _data(
     def read(data: DataConfig, check: LabelCheck | None) -> PromptData:
         return PromptData(data, tokenizer, check_label=check)
 
-    generated = rollout_function_of(config.algorithm) is None
-    check = label_check(config.rollout.reward) if generated else None
-    data = await asyncio.to_thread(read, config.data, check)
-    left_out = f"; {data.num_too_long} left out as longer than data.max_prompt_len" if data.num_too_long else ""
-    report.event("data_loaded", f"{len(data)} prompts{left_out}", num_prompts=len(data))
+    if (make := plugins.data_source) is not None:
+        source = await asyncio.to_thread(make, tokenizer)
+        report.event("data_loaded", f"{len(source)} prompts of the user's own source", num_prompts=len(source))
+    else:
+        generated = rollout_function_of(config.algorithm) is None
+        check = label_check(config.rollout.reward) if generated else None
+        prompts = source = await asyncio.to_thread(read, config.data, check)
+        left_out = (
+            f"; {prompts.num_too_long} left out as longer than data.max_prompt_len" if prompts.num_too_long else ""
+        )
+        report.event("data_loaded", f"{len(source)} prompts{left_out}", num_prompts=len(source))
+    data = Buffer(source, choose=plugins.buffer_filter)
     if not config.eval.sets:
         return data, None
     sets: list[EvalSet] = []
@@ -183,7 +179,7 @@ async def _data(
         reward = each.reward or config.eval.reward or config.rollout.reward
         prompts = await asyncio.to_thread(read, each.data(config.data), label_check(reward))
         sampling = each.sampling or config.eval.sampling or config.rollout.sampling
-        sets.append(EvalSet(each.name, prompts, config.eval.samples_of(each), sampling, load(reward)))
+        sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(reward)))
     return data, Evaluator(sets, config.eval, run_dir / "eval")
 
 

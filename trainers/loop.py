@@ -78,6 +78,8 @@ async def train(run: Run, training: Training) -> None:
 
 async def generate_only(run: Run) -> None:
     """The generating half by itself, with the weights that the engines began with."""
+    if run.engines is not None:
+        await asyncio.gather(*(receiver.commit(0) for receiver in run.engines.fleet.receivers()))
     await open_to_requests(run, 0)
     if run.config.eval.before_train:
         await evaluate(run, 0)

@@ -76,6 +76,8 @@ class NoEngines:
     async def generate(self, *_: object, **__: object) -> Any:
         raise ConfigInvalid("this run has no engines: neither its algorithm nor its debug mode generates anything")
 
+    async def abort(self, rid: str) -> None: ...
+
 
 class NoData:
     """Stands where a replay would find prompts."""

@@ -1,7 +1,13 @@
 """How many samples, how they are drawn, and how long that may take."""
 
+from typing import Self
+
+from pydantic import model_validator
+
 from engines.config import Positive, SamplingConfig, Seconds, Section
 from trainers.config.reward import ExactMatchRewardConfig, RewardConfig
+
+SHIPPED_FILTERS = ("any_reward", "reward_nonzero_std")
 
 
 class RolloutConfig(Section):
@@ -13,6 +19,36 @@ class RolloutConfig(Section):
     reward: RewardConfig = ExactMatchRewardConfig()
     timeout_s: Seconds = 1800.0
     """For one rollout, generation and rewards together."""
+    over_sampling_batch_size: Positive | None = None
+    """Prompts that are started at a time; unset, ``rollout_batch_size``. What is left over once enough groups are
+    ready is aborted."""
+    dynamic_sampling_filter: str | None = None
+    """Which finished groups are kept: a shipped filter by name, or ``package.module:function``. Dropped ones are
+    made up for by further prompts."""
+    partial_rollout: bool = False
+    """Aborted samples keep their tokens and go on in a later rollout; otherwise their prompts begin anew."""
+    mask_offpolicy_in_partial_rollout: bool = False
+    """Train on the tokens of the current weight version alone."""
+
+    @property
+    def prompts_at_a_time(self) -> int:
+        return self.over_sampling_batch_size or self.rollout_batch_size
+
+    @model_validator(mode="after")
+    def _fields_apply(self) -> Self:
+        size, keep = self.over_sampling_batch_size, self.dynamic_sampling_filter
+        if size is not None and size < self.rollout_batch_size:
+            raise ValueError(
+                f"over_sampling_batch_size ({size}) must be at least rollout_batch_size ({self.rollout_batch_size})"
+            )
+        if self.mask_offpolicy_in_partial_rollout and not self.partial_rollout:
+            raise ValueError("mask_offpolicy_in_partial_rollout only applies when partial_rollout is true")
+        if keep is not None and keep not in SHIPPED_FILTERS and "." not in keep and ":" not in keep:
+            raise ValueError(
+                f"dynamic_sampling_filter {keep!r} is neither package.module:function nor one of "
+                f"{', '.join(SHIPPED_FILTERS)}"
+            )
+        return self
 
     @property
     def samples_per_rollout(self) -> int:

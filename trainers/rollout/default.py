@@ -1,167 +1,157 @@
-"""The shipped rollout: every sample is generated and scored on its own, as fast as the engines and judges allow."""
+"""The shipped rollout: prompts are generated and judged until enough groups are worth training on."""
 
 import asyncio
-import math
-import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from engines.config import SamplingConfig
-from engines.types import Generation, Sample, SampleStatus
-from trainers.batch import is_trainable
+from engines.types import Sample, SampleStatus
+from trainers.config import RolloutConfig
 from trainers.errors import RolloutFailed
-from trainers.rollout.rewards import RewardFunction
+from trainers.rollout.filling import Filler, fresh
+from trainers.rollout.filters import FILTERS, GroupFilter
+from trainers.rollout.ledger import Ledger
+from trainers.rollout.protocols import RolloutContext, RolloutOutput
+from trainers.rollout.stats import stats_of
 
-__all__ = ["Generator", "RewardFunction", "RolloutStats", "generate_rollout"]
-
-_ABORT_PAUSE_S = 0.05
-_MAX_ABORT_PAUSE_S = 1.0
-
-
-class Generator(Protocol):
-    """What is asked of :class:`engines.client.GenerateClient`, which bounds the requests in flight."""
-
-    async def generate(
-        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
-    ) -> Generation: ...
+STOP_TIMEOUT_S = 60.0
+"""For aborted requests to come back with what they have."""
 
 
-@dataclass(frozen=True, slots=True)
-class RolloutStats:
-    """What one rollout brought. Rewards are over the samples that can be trained on; NaN if there are none."""
+async def generate_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
+    """``rollout_batch_size`` groups that pass the filter, in the order of their prompts.
 
-    reward: float
-    reward_std: float
-    response_length: float
-    """Mean, in tokens."""
-    truncated_fraction: float
-    num_samples: int
-    num_left_out: int
-    """Samples that failed or were not judged in time: masked out of the training."""
-    num_continued: int
-    """Times that an engine ended a response early and it was continued."""
-    num_tokens: int
-    seconds: float
+    ``over_sampling_batch_size`` prompts are started at a time, and more whenever dropped groups leave too few under
+    way. Once enough are kept, what still runs is aborted and its prompts go back to the data source: with their
+    tokens under ``partial_rollout``, to be continued by a later rollout, and else as if they had never begun.
 
-    @property
-    def tokens_per_s(self) -> float:
-        return self.num_tokens / self.seconds if self.seconds > 0 else 0.0
-
-    def metrics(self) -> dict[str, float]:
-        return {
-            "reward": self.reward,
-            "reward_std": self.reward_std,
-            "response_length": self.response_length,
-            "truncated_fraction": self.truncated_fraction,
-            "num_samples": float(self.num_samples),
-            "num_left_out": float(self.num_left_out),
-            "num_continued": float(self.num_continued),
-            "num_tokens": float(self.num_tokens),
-            "rollout_s": self.seconds,
-            "tokens_per_s": self.tokens_per_s,
-        }
-
-
-@dataclass(slots=True)
-class _Progress:
-    """Counts of one rollout in flight."""
-
-    total: int
-    generated: int = 0
-    finished: int = 0
-    continued: int = 0
-
-
-async def generate_rollout(
-    groups: list[list[Sample]],
-    *,
-    client: Generator,
-    sampling: SamplingConfig,
-    reward: RewardFunction,
-    timeout_s: float,
-    rollout_id: int,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[list[Sample]], RolloutStats]:
-    """Fill the pending samples of ``groups`` in place: response, log-probabilities, versions, reward.
-
-    A sample is scored as soon as it is complete, while others still generate. One whose judge says None is
-    ``failed``. ``on_progress(finished, total)`` is called after each sample. Raises :class:`RolloutFailed` when
-    ``timeout_s`` passes first, and whatever the client or the reward raises, after ending all other requests.
+    Raises :class:`RolloutFailed` when ``rollout.timeout_s`` passes first, and whatever the client, the reward or the
+    user's functions raise, after ending all requests.
     """
-    samples = [sample for group in groups for sample in group]
-    progress = _Progress(total=len(samples))
-
-    async def fill(sample: Sample) -> None:
-        await _generate(sample, client, sampling, f"{rollout_id}-{sample.index}", progress)
-        progress.generated += 1
-        sample.reward = await reward(sample)
-        if sample.reward is None:
-            sample.status = SampleStatus.FAILED
-        progress.finished += 1
-        if on_progress is not None:
-            on_progress(progress.finished, progress.total)
-
-    started = time.perf_counter()
-    deadline = asyncio.timeout(timeout_s)
+    config, started = context.config.rollout, time.perf_counter()
+    keep = _filter(config, context.doors.dynamic_sampling_filter)
+    ledger = Ledger(config.rollout_batch_size)
+    filler = Filler(context, sampling=config.sampling, reward=context.reward, name=f"rollout-{rollout_id}")
+    running: dict[asyncio.Task[list[Sample]], list[Sample]] = {}
+    kept: list[list[Sample]] = []
+    dropped: list[list[Sample]] = []
+    surplus: list[_Surplus] = []
+    deadline = asyncio.timeout(config.timeout_s)
     try:
-        async with deadline, asyncio.TaskGroup() as tasks:
-            for sample in samples:
-                tasks.create_task(fill(sample))
+        async with deadline:
+            while not ledger.complete:
+                while ledger.wants_more:
+                    _start(context, config, filler, ledger, running)
+                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in [each for each in running if each in done]:
+                    group, pristine = task.result(), running.pop(task)
+                    if ledger.complete:
+                        surplus.append(_Surplus(group, pristine))
+                    elif keep is None or keep(group):
+                        kept.append(group)
+                        ledger.keep()
+                    else:
+                        dropped.append(group)
+                        ledger.drop()
+            surplus += await _stop(filler, running)
     except TimeoutError:
         if not deadline.expired():
             raise
-        generating = progress.total - progress.generated
-        raise RolloutFailed(
-            f"rollout {rollout_id}: {progress.total - progress.finished} of {progress.total} samples were unfinished "
-            f"after rollout.timeout_s = {timeout_s:g} s: {generating} were generating, "
-            f"{progress.generated - progress.finished} waited for their reward"
-        ) from None
-    except ExceptionGroup as group:
-        raise group.exceptions[0] from group  # the first cancelled the rest
-    return groups, _stats(samples, time.perf_counter() - started, progress.continued)
+        raise _too_slow(rollout_id, config, filler, ledger) from None
+    finally:
+        await _cancel(running)
+    if surplus:
+        ledger.give_back(len(surplus))
+        surplus.sort(key=lambda each: each.pristine[0].index)
+        context.data.put_back([each.group if each.can_go_on(config) else each.pristine for each in surplus])
+    kept.sort(key=lambda group: group[0].index)
+    stats = stats_of(
+        kept,
+        weight_version=context.weight_version,
+        continued=filler.continued,
+        judging_s=filler.judging_s,
+        seconds=time.perf_counter() - started,
+    )
+    await _hand_over(context, kept, [*kept, *dropped], mask_stale=config.mask_offpolicy_in_partial_rollout)
+    return RolloutOutput(kept, stats.metrics() | ledger.metrics())
 
 
-async def _generate(sample: Sample, client: Generator, sampling: SamplingConfig, rid: str, progress: _Progress) -> None:
-    """Sample until the policy stops or the budget is spent. An engine that is aborted, say for a weight update,
-    returns what it has: the rest is sampled from there, and each token keeps the version it came from."""
-    attempt = fruitless = 0
-    while True:
-        generation = await client.generate(
-            sample.tokens,
-            sampling,
-            rid=f"{rid}-{attempt}",
-            max_new_tokens=sampling.max_new_tokens - sample.response_length,
-        )
-        sample.append_sampled(generation)
-        if sample.status is not SampleStatus.ABORTED:
-            return
-        if sample.response_length >= sampling.max_new_tokens:
-            sample.status = SampleStatus.TRUNCATED
-            return
-        attempt += 1
-        progress.continued += 1
-        if generation.output_ids:
-            fruitless = 0
-        else:
-            # A paused engine may turn requests away for a while: do not spin. The rollout's deadline bounds this.
-            await asyncio.sleep(min(_ABORT_PAUSE_S * 2**fruitless, _MAX_ABORT_PAUSE_S))
-            fruitless = min(fruitless + 1, 10)
+@dataclass(frozen=True, slots=True)
+class _Surplus:
+    """A group that was not needed any more."""
+
+    group: list[Sample]
+    """As far as it came."""
+    pristine: list[Sample]
+    """As it was before anything was generated."""
+
+    def can_go_on(self, config: RolloutConfig) -> bool:
+        """Siblings of one trajectory cannot: their prompt begins anew."""
+        return config.partial_rollout and all(sample.trajectory_index is None for sample in self.group)
 
 
-def _stats(samples: list[Sample], seconds: float, continued: int) -> RolloutStats:
-    rewards = [sample.reward for sample in samples if is_trainable(sample) and sample.reward is not None]
-    tokens = sum(sample.response_length for sample in samples)
-    count = max(len(samples), 1)
-    return RolloutStats(
-        reward=statistics.fmean(rewards) if rewards else math.nan,
-        reward_std=statistics.pstdev(rewards) if rewards else math.nan,
-        response_length=tokens / count,
-        truncated_fraction=sum(sample.truncated for sample in samples) / count,
-        num_samples=len(samples),
-        num_left_out=len(samples) - len(rewards),
-        num_continued=continued,
-        num_tokens=tokens,
-        seconds=seconds,
+def _filter(config: RolloutConfig, door: GroupFilter | None) -> Callable[[list[Sample]], bool] | None:
+    if door is not None:
+        return door
+    return FILTERS[config.dynamic_sampling_filter] if config.dynamic_sampling_filter is not None else None
+
+
+def _start(
+    context: RolloutContext,
+    config: RolloutConfig,
+    filler: Filler,
+    ledger: Ledger,
+    running: dict[asyncio.Task[list[Sample]], list[Sample]],
+) -> None:
+    groups = context.data.next_groups(config.prompts_at_a_time, config.n_samples_per_prompt)
+    resumed = sum(any(sample.status is not SampleStatus.PENDING for sample in group) for group in groups)
+    ledger.start(len(groups), resumed=resumed)
+    for group in groups:
+        pristine = [fresh(sample) for sample in group]
+        running[asyncio.create_task(filler.fill(group))] = pristine
+
+
+async def _stop(filler: Filler, running: dict[asyncio.Task[list[Sample]], list[Sample]]) -> list[_Surplus]:
+    """End what still runs: groups with all that they have."""
+    if not running:
+        return []
+    await filler.stop()
+    await asyncio.wait(running, timeout=STOP_TIMEOUT_S)
+    stopped = [
+        _Surplus(task.result() if task.done() else pristine, pristine)  # what broke in one of them is raised
+        for task, pristine in running.items()
+    ]
+    await _cancel(running)
+    return stopped
+
+
+async def _cancel(running: dict[asyncio.Task[list[Sample]], list[Sample]]) -> None:
+    tasks = list(running)
+    running.clear()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _hand_over(
+    context: RolloutContext, kept: list[list[Sample]], everything: list[list[Sample]], *, mask_stale: bool
+) -> None:
+    if mask_stale:
+        for sample in (sample for group in kept for sample in group):
+            sample.loss_mask = [
+                bit if version >= context.weight_version else 0
+                for bit, version in zip(sample.loss_mask, sample.weight_versions, strict=True)
+            ]
+    if (process := context.doors.all_samples_process) is not None:
+        await process(everything, context.data)
+    if (choose := context.doors.sample_filter) is not None:
+        await choose(kept)
+
+
+def _too_slow(rollout_id: int, config: RolloutConfig, filler: Filler, ledger: Ledger) -> RolloutFailed:
+    filtered = f", and {ledger.dropped} groups were dropped by the filter" if ledger.dropped else ""
+    return RolloutFailed(
+        f"rollout {rollout_id}: {ledger.kept} of {ledger.target} groups were ready after rollout.timeout_s = "
+        f"{config.timeout_s:g} s: of {filler.total} samples {filler.total - filler.generated} were generating, "
+        f"{filler.generated - filler.finished} waited for their reward{filtered}"
     )

@@ -6,14 +6,14 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from engines.config import SamplingConfig
 from engines.types import Sample
 from trainers.config import EvalConfig
 from trainers.errors import RolloutFailed
-from trainers.rollout.default import generate_rollout
 from trainers.rollout.estimates import summarize
+from trainers.rollout.filling import Filler
 from trainers.rollout.protocols import DataSource, RewardFunction, RolloutContext
 
 type Answer = Callable[[list[list[Sample]], SamplingConfig, RewardFunction, str], Awaitable[list[list[Sample]]]]
@@ -56,15 +56,13 @@ class Evaluator:
         async def answer(
             groups: list[list[Sample]], sampling: SamplingConfig, reward: RewardFunction, name: str
         ) -> list[list[Sample]]:
-            answered, _ = await generate_rollout(
-                groups,
-                client=context.client,
-                sampling=sampling,
-                reward=reward,
-                timeout_s=self._config.timeout_s,
-                rollout_id=cast(Any, name),
-            )
-            return answered
+            filler = Filler(context, sampling=sampling, reward=reward, name=name)
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    filling = [tasks.create_task(filler.fill(group)) for group in groups]
+            except ExceptionGroup as errors:
+                raise errors.exceptions[0] from errors  # the first cancelled the rest
+            return [task.result() for task in filling]
 
         return await evaluate(
             self._sets,

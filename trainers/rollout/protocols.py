@@ -22,6 +22,10 @@ class Generator(Protocol):
         self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
     ) -> Generation: ...
 
+    async def abort(self, rid: str) -> None:
+        """End the requests whose id begins with ``rid``: they return what they have."""
+        ...
+
 
 class DataSource(Protocol):
     """Prompts, in an order that resumes exactly."""

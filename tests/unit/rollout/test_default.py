@@ -1,99 +1,49 @@
-"""The rollout loses no token, holds nothing back, and says what it waited for."""
+"""The rollout loses no token and no prompt, holds nothing back, and says what it waited for."""
 
 import asyncio
 import math
+import random
 import statistics
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engines.config import SamplingConfig
 from engines.errors import EngineLost
 from engines.types import FinishReason, Generation, Sample, SampleStatus
-from trainers.errors import RolloutFailed
-from trainers.rollout.default import RolloutStats, generate_rollout
-
-
-@dataclass
-class Engine:
-    """Counts up from the last token, one version per call; ends early where ``cuts`` says so."""
-
-    cuts: list[int] = field(default_factory=list[int])
-    end: FinishReason = FinishReason.STOP
-    length: int = 8
-    calls: list[tuple[list[int], int | None, str]] = field(default_factory=list[tuple[list[int], int | None, str]])
-
-    async def generate(
-        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
-    ) -> Generation:
-        self.calls.append((list(input_ids), max_new_tokens, rid))
-        await asyncio.sleep(0)
-        version = len(self.calls)
-        budget = sampling.max_new_tokens if max_new_tokens is None else max_new_tokens
-        done = len(input_ids) - 2
-        cut = self.cuts.pop(0) if self.cuts else None
-        count = min(self.length - done, budget) if cut is None else min(cut, budget)
-        ids = [input_ids[-1] + 1 + i for i in range(count)]
-        return Generation(
-            rid=rid,
-            output_ids=ids,
-            log_probs=[-token / 100 for token in ids],
-            finish_reason=self.end if cut is None else FinishReason.ABORT,
-            weight_version=version,
-            text="".join(f"{token} " for token in ids),
-        )
-
-
-def group(*indices: int, number: int = 0) -> list[Sample]:
-    return [Sample(index=i, group_index=number, prompt="p", tokens=[9, 10]) for i in indices]
-
-
-async def one(sample: Sample) -> float:
-    return 1.0
-
-
-async def rolled(
-    groups: list[list[Sample]],
-    engine: Engine,
-    reward: Callable[[Sample], Awaitable[float | None]] = one,
-    *,
-    timeout_s: float = 30.0,
-    max_new_tokens: int = 8,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[list[list[Sample]], RolloutStats]:
-    return await generate_rollout(
-        groups,
-        client=engine,
-        sampling=SamplingConfig(max_new_tokens=max_new_tokens),
-        reward=reward,
-        timeout_s=timeout_s,
-        rollout_id=3,
-        on_progress=on_progress,
-    )
+from tests.unit.rollout.scripted import Engine, Prompts, RandomEngine, context
+from trainers.errors import DataInvalid, RolloutFailed
+from trainers.rollout.buffer import Buffer
+from trainers.rollout.default import generate_rollout
+from trainers.rollout.protocols import RolloutContext, RolloutDoors
+from trainers.rollout.rewards import Reward
+from trainers.rollout.rewards.verdict import Verdict
 
 
 async def test_samples_are_filled_token_for_token() -> None:
     engine = Engine()
-    groups, stats = await rolled([group(0, 1), group(2, 3, number=1)], engine)
-    for sample in (s for each in groups for s in each):
+    output = await generate_rollout(context(engine, rollout_batch_size=2, n_samples_per_prompt=2), 3)
+    for sample in (s for each in output.groups for s in each):
         assert sample.tokens == list(range(9, 19))
         assert sample.prompt_tokens == [9, 10]
         assert sample.rollout_log_probs == [-token / 100 for token in range(11, 19)]
         assert sample.loss_mask == [1] * 8
         assert (sample.status, sample.reward) == (SampleStatus.COMPLETED, 1.0)
     assert len({rid for _, _, rid in engine.calls}) == 4
-    assert (stats.num_samples, stats.num_tokens, stats.response_length, stats.num_left_out) == (4, 32, 8.0, 0)
+    metrics = output.metrics
+    assert [metrics[name] for name in ("num_samples", "num_tokens", "response_length", "num_left_out")] == [4, 32, 8, 0]
 
 
 @given(cuts=st.lists(st.integers(0, 4), max_size=4), budget=st.integers(1, 8))
+@settings(deadline=None)
 def test_an_aborted_response_goes_on_from_where_it_was_cut(cuts: list[int], budget: int) -> None:
     cuts = [cut for cut in cuts if cut] or cuts[:1]  # at most one fruitless call: each costs a pause
     engine = Engine(cuts=list(cuts), end=FinishReason.LENGTH)
-    (samples,), stats = asyncio.run(rolled([group(0)], engine, max_new_tokens=budget))
-    sample = samples[0]
+    output = asyncio.run(generate_rollout(context(engine, n_samples_per_prompt=1, max_new_tokens=budget), 3))
+    [[sample]] = output.groups
     assert sample.tokens == list(range(9, 11 + budget))
     assert sample.rollout_log_probs == [-token / 100 for token in range(11, 11 + budget)]
     assert len(sample.weight_versions) == budget
@@ -103,7 +53,7 @@ def test_an_aborted_response_goes_on_from_where_it_was_cut(cuts: list[int], budg
         assert remaining == budget - (len(ids) - 2) > 0
     assert len({rid for _, _, rid in engine.calls}) == len(engine.calls)
     # The call that filled the budget ended the sample, whether or not it was cut; all others were continued.
-    assert stats.num_continued == len(engine.calls) - 1
+    assert output.metrics["num_continued"] == len(engine.calls) - 1
 
 
 async def test_a_slow_judge_does_not_hold_generation_back() -> None:
@@ -116,31 +66,34 @@ async def test_a_slow_judge_does_not_hold_generation_back() -> None:
         await everything_generated.wait()
         return float(sample.index)
 
-    groups, stats = await rolled([group(*range(6))], engine, judge, timeout_s=10)
-    assert [sample.reward for sample in groups[0]] == [0, 1, 2, 3, 4, 5]
-    assert stats.reward == 2.5
-    assert stats.reward_std == pytest.approx(statistics.pstdev(range(6)))
+    output = await generate_rollout(context(engine, judge, n_samples_per_prompt=6, timeout_s=10), 3)
+    assert [sample.reward for sample in output.groups[0]] == [0, 1, 2, 3, 4, 5]
+    assert output.metrics["reward"] == 2.5
+    assert output.metrics["reward_std"] == pytest.approx(statistics.pstdev(range(6)))
+
+
+class Stuck(Engine):
+    """Never answers for the sample of index 1."""
+
+    async def generate(
+        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+    ) -> Generation:
+        if "-1-" in rid:
+            await asyncio.Event().wait()
+        return await super().generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
 
 
 async def test_a_deadline_says_how_many_samples_waited_for_what() -> None:
-    class HalfStuck(Engine):
-        async def generate(
-            self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
-        ) -> Generation:
-            if rid.startswith("3-1-"):
-                await asyncio.Event().wait()
-            return await super().generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
-
     async def judge(sample: Sample) -> float:
         if sample.index == 2:
             await asyncio.Event().wait()
         return 0.0
 
     with pytest.raises(RolloutFailed) as raised:
-        await rolled([group(0, 1, 2, 3)], HalfStuck(), judge, timeout_s=0.3)
+        await generate_rollout(context(Stuck(), judge, n_samples_per_prompt=4, timeout_s=0.3), 3)
     assert str(raised.value) == (
-        "rollout 3: 2 of 4 samples were unfinished after rollout.timeout_s = 0.3 s: "
-        "1 were generating, 1 waited for their reward"
+        "rollout 3: 0 of 1 groups were ready after rollout.timeout_s = 0.3 s: "
+        "of 4 samples 1 were generating, 1 waited for their reward"
     )
 
 
@@ -148,17 +101,18 @@ async def test_a_sample_that_was_not_judged_is_failed_and_counted() -> None:
     async def judge(sample: Sample) -> float | None:
         return None if sample.index == 1 else 4.0
 
-    groups, stats = await rolled([group(0, 1, 2)], Engine(), judge)
-    assert [s.status for s in groups[0]] == [SampleStatus.COMPLETED, SampleStatus.FAILED, SampleStatus.COMPLETED]
-    assert (stats.reward, stats.num_left_out, stats.metrics()["num_left_out"]) == (4.0, 1, 1.0)
+    output = await generate_rollout(context(Engine(), judge, n_samples_per_prompt=3), 3)
+    statuses = [sample.status for sample in output.groups[0]]
+    assert statuses == [SampleStatus.COMPLETED, SampleStatus.FAILED, SampleStatus.COMPLETED]
+    assert (output.metrics["reward"], output.metrics["num_left_out"]) == (4.0, 1.0)
 
 
 async def test_no_judgement_at_all_is_no_reward_of_zero() -> None:
     async def judge(sample: Sample) -> None:
         return None
 
-    _, stats = await rolled([group(0, 1)], Engine(), judge)
-    assert math.isnan(stats.reward)
+    output = await generate_rollout(context(Engine(), judge), 3)
+    assert math.isnan(output.metrics["reward"])
 
 
 async def test_an_engine_error_travels_as_itself_and_ends_the_other_requests() -> None:
@@ -168,7 +122,7 @@ async def test_an_engine_error_travels_as_itself_and_ends_the_other_requests() -
         async def generate(
             self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
         ) -> Generation:
-            if rid.startswith("3-2-"):
+            if "-2-" in rid:
                 raise EngineLost("gone")
             try:
                 await asyncio.Event().wait()
@@ -177,16 +131,200 @@ async def test_an_engine_error_travels_as_itself_and_ends_the_other_requests() -
             raise AssertionError("unreachable")
 
     with pytest.raises(EngineLost, match="gone"):
-        await rolled([group(0, 1, 2)], Failing(), timeout_s=10)
-    assert sorted(cancelled) == ["3-0-0", "3-1-0"]
+        await generate_rollout(context(Failing(), rollout_batch_size=3, n_samples_per_prompt=1, timeout_s=10), 3)
+    assert sorted(cancelled) == ["rollout-3-0-0", "rollout-3-1-0"]
 
 
-async def test_progress_counts_finished_samples() -> None:
-    seen: list[tuple[int, int]] = []
-    await rolled([group(0, 1, 2)], Engine(), on_progress=lambda finished, total: seen.append((finished, total)))
-    assert seen == [(1, 3), (2, 3), (3, 3)]
+async def test_progress_names_what_is_waited_for() -> None:
+    seen: list[str] = []
+    await generate_rollout(context(Engine(), n_samples_per_prompt=3, progress=seen.append), 3)
+    assert seen == ["rollout-3: 0 of 3 samples, 1 wait for their reward"], "and then no more often than once a second"
 
 
-async def test_truncated_responses_are_counted() -> None:
-    _, stats = await rolled([group(0, 1)], Engine(end=FinishReason.LENGTH), max_new_tokens=4)
-    assert (stats.truncated_fraction, stats.response_length) == (1.0, 4.0)
+async def test_a_group_is_judged_whole_where_the_reward_takes_groups() -> None:
+    judged: list[list[int]] = []
+
+    async def judge(samples: Sequence[Sample]) -> list[Verdict | None]:
+        judged.append([sample.index for sample in samples])
+        return [Verdict(float(place)) for place, _ in enumerate(samples)]
+
+    reward = Reward(None, group_judge=judge, resources=None)  # type: ignore[arg-type]
+    output = await generate_rollout(context(Engine(), reward, rollout_batch_size=2, n_samples_per_prompt=3), 0)
+    assert sorted(judged) == [[0, 1, 2], [3, 4, 5]]
+    assert [[sample.reward for sample in group] for group in output.groups] == [[0, 1, 2], [0, 1, 2]]
+
+
+async def test_a_sample_may_have_sampling_parameters_of_its_own_but_no_temperature() -> None:
+    class Short(Prompts):
+        metadata: ClassVar[dict[str, Any]] = {"sampling_params": {"max_new_tokens": 3}}
+
+        def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+            groups = super().next_groups(n_prompts, n_samples)
+            groups[0][0].metadata = self.metadata
+            return groups
+
+    output = await generate_rollout(context(Engine(), data=Buffer(Short()), n_samples_per_prompt=2), 0)
+    assert [sample.response_length for sample in output.groups[0]] == [3, 8]
+    for own, words in (
+        ({"temperature": 0.5}, "rollout.sampling.temperature"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+        ({"beam": 1}, "beam"),
+    ):
+        Short.metadata = {"sampling_params": own}
+        with pytest.raises(DataInvalid, match=words):
+            await generate_rollout(context(Engine(), data=Buffer(Short())), 0)
+
+
+async def test_a_generate_function_may_make_siblings_and_they_are_judged_too() -> None:
+    async def split(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+        made: list[Sample] = []
+        for _ in range(2):
+            copy = Sample(sample.index, sample.group_index, "p", tokens=[9, 10], trajectory_index=sample.index)
+            copy.append_sampled(await context.client.generate([9, 10], sampling, rid=f"x{sample.index}"))
+            made.append(copy)
+        return made
+
+    output = await generate_rollout(context(Engine(), doors=RolloutDoors(generate=split), n_samples_per_prompt=2), 0)
+    assert [sample.trajectory_index for sample in output.groups[0]] == [0, 0, 1, 1]
+    assert all(sample.reward == 1.0 for sample in output.groups[0])
+
+
+def picky(group: list[Sample]) -> bool:
+    return group[0].group_index % 3 == 0
+
+
+async def test_dropped_groups_are_made_up_for_and_the_rest_is_in_order() -> None:
+    seen: list[int] = []
+
+    async def everything(groups: list[list[Sample]], data: Any) -> None:
+        seen.extend(sorted(group[0].group_index for group in groups))
+
+    doors = RolloutDoors(dynamic_sampling_filter=picky, all_samples_process=everything)
+    output = await generate_rollout(
+        context(Engine(), doors=doors, rollout_batch_size=3, n_samples_per_prompt=2, over_sampling_batch_size=4), 0
+    )
+    assert [group[0].group_index for group in output.groups] == [0, 3, 6]
+    assert output.metrics["num_groups_dropped"] == len(seen) - 3 >= 4
+
+
+async def test_equal_rewards_are_not_worth_training_on() -> None:
+    async def judge(sample: Sample) -> float:
+        return float(sample.index % 2) if sample.group_index % 2 else 0.5
+
+    filtered = context(
+        Engine(), judge, rollout_batch_size=2, n_samples_per_prompt=2, dynamic_sampling_filter="reward_nonzero_std"
+    )
+    output = await generate_rollout(filtered, 0)
+    assert [group[0].group_index for group in output.groups] == [1, 3]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    target=st.integers(1, 4),
+    extra=st.integers(0, 4),
+    n_samples=st.integers(1, 3),
+    partial=st.booleans(),
+    drop=st.sampled_from([None, 2, 3]),
+    rollouts=st.integers(1, 4),
+)
+@settings(max_examples=1000, deadline=None)
+def test_every_group_is_accounted_for_under_any_schedule(
+    seed: int, target: int, extra: int, n_samples: int, partial: bool, drop: int | None, rollouts: int
+) -> None:
+    asyncio.run(_accounted(seed, target, extra, n_samples, partial, drop, rollouts))
+
+
+async def _accounted(
+    seed: int, target: int, extra: int, n_samples: int, partial: bool, drop: int | None, rollouts: int
+) -> None:
+    rng = random.Random(seed)
+    source = Prompts()
+    data = Buffer(source)
+    trained: list[int] = []
+    dropped: list[int] = []
+
+    def keep(group: list[Sample]) -> bool:
+        kept = drop is None or group[0].group_index % drop != 0
+        if not kept:
+            dropped.append(group[0].group_index)
+        return kept
+
+    async def judge(sample: Sample) -> float:
+        for _ in range(rng.randrange(3)):
+            await asyncio.sleep(0)
+        return float(sample.index)
+
+    for rollout_id in range(rollouts):
+        engine = RandomEngine(rng=rng, version=rollout_id, length=5)
+        output = await generate_rollout(
+            context(
+                engine,
+                judge,
+                data=data,
+                doors=RolloutDoors(dynamic_sampling_filter=keep),
+                version=rollout_id,
+                rollout_batch_size=target,
+                n_samples_per_prompt=n_samples,
+                over_sampling_batch_size=target + extra,
+                partial_rollout=partial,
+            ),
+            rollout_id,
+        )
+        metrics = output.metrics
+        assert len(output.groups) == target
+        assert metrics["num_groups_started"] == (
+            target + metrics["num_groups_dropped"] + metrics["num_groups_given_back"]
+        )
+        for group in output.groups:
+            trained.append(group[0].group_index)
+            assert len(group) == n_samples
+            for sample in group:
+                assert sample.tokens == list(range(9, 16)), "each token once, whatever was cut"
+                assert sample.reward == float(sample.index)
+                assert len(sample.weight_versions) == len(sample.rollout_log_probs) == sample.response_length == 5
+                assert sample.weight_versions == sorted(sample.weight_versions)
+                assert partial or set(sample.weight_versions) == {rollout_id}
+        # Through a checkpoint and back between any two rollouts.
+        again = Buffer(source)
+        again.load_state(data.state())
+        data = again
+    # Every prompt that was ever handed out was trained on once, dropped once, or waits: none twice, none missing.
+    left = [group[0].group_index for group in data.next_groups(data.num_waiting, n_samples)] if data.num_waiting else []
+    assert sorted(trained + dropped + left) == list(range(source.next))
+
+
+async def test_aborted_samples_go_on_where_they_were_and_old_tokens_can_be_masked() -> None:
+    class Slow(Engine):
+        """The second prompt is still at its third token when it is aborted."""
+
+        async def generate(
+            self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+        ) -> Generation:
+            if rid == "rollout-0-1-0":
+                while not self.aborted:
+                    await asyncio.sleep(0)
+                return self.answer(input_ids, 3, rid, FinishReason.ABORT, 0)
+            return await super().generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
+
+    data = Buffer(Prompts())
+    engine = Slow(version=0)
+    settings: dict[str, Any] = {
+        "n_samples_per_prompt": 1,
+        "over_sampling_batch_size": 2,
+        "partial_rollout": True,
+        "mask_offpolicy_in_partial_rollout": True,
+    }
+    first = await generate_rollout(context(engine, data=data, **settings), 0)
+    assert engine.aborted == ["rollout-0-"]
+    assert [group[0].index for group in first.groups] == [0]
+    assert first.metrics["num_groups_given_back"] == 1
+    engine.version = 1
+    engine.aborted.clear()
+    second = await generate_rollout(context(engine, data=data, version=1, **settings), 1)
+    [[sample]] = second.groups
+    assert sample.index == 1
+    assert sample.weight_versions == [0] * 3 + [1] * 5
+    assert sample.loss_mask == [0] * 3 + [1] * 5
+    assert sample.tokens == list(range(9, 19))
+    assert second.metrics["num_groups_resumed"] == 1
+    assert second.metrics["stale_fraction"] == 3 / 8

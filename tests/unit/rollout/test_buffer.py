@@ -1,0 +1,66 @@
+"""Groups that were put back go on first, through any checkpoint, and a filter that lies is caught."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engines.types import Sample, SampleStatus
+from tests.unit.rollout.scripted import Prompts
+from trainers.errors import CheckpointInvalid, RolloutFailed
+from trainers.rollout.buffer import Buffer, pop_first
+
+
+def indices(groups: list[list[Sample]]) -> list[int]:
+    return [group[0].group_index for group in groups]
+
+
+def test_what_was_put_back_goes_on_before_new_prompts() -> None:
+    buffer = Buffer(Prompts())
+    first = buffer.next_groups(4, 1)
+    buffer.put_back([first[2], first[0]])
+    assert buffer.num_waiting == 2
+    assert indices(buffer.next_groups(3, 1)) == [2, 0, 4]
+    assert buffer.num_waiting == 0
+
+
+@given(
+    log_probs=st.lists(st.floats(allow_nan=False, allow_infinity=False), max_size=5),
+    reward=st.none() | st.floats(allow_nan=False, allow_infinity=False),
+    status=st.sampled_from(SampleStatus),
+)
+@settings(deadline=None)
+def test_a_restored_buffer_holds_the_same_bit_for_bit(
+    log_probs: list[float], reward: float | None, status: SampleStatus
+) -> None:
+    buffer = Buffer(Prompts())
+    [[sample]] = buffer.next_groups(1, 1)
+    sample.rollout_log_probs, sample.reward, sample.status = log_probs, reward, status
+    buffer.put_back([[sample]])
+    restored = Buffer(Prompts())
+    restored.load_state(json.loads(json.dumps(buffer.state())))
+    assert restored.next_groups(2, 1) == [[sample], *Buffer(Prompts()).next_groups(2, 1)[1:]]
+
+
+def test_a_buffer_that_cannot_be_read_is_refused() -> None:
+    for state in ({}, {"source": {"next": 0}, "waiting": [[{"strange": 1}]]}):
+        with pytest.raises(CheckpointInvalid, match="the saved buffer cannot be read"):
+            Buffer(Prompts()).load_state(state)
+
+
+def test_a_filter_chooses_and_one_that_keeps_what_it_returns_is_caught() -> None:
+    def newest(buffer: list[list[Sample]], n_groups: int) -> list[list[Sample]]:
+        return [buffer.pop() for _ in range(min(n_groups, len(buffer)))]
+
+    buffer = Buffer(Prompts(), choose=newest)
+    buffer.put_back(buffer.next_groups(3, 1))
+    assert indices(buffer.next_groups(2, 1)) == [2, 1]
+    liar = Buffer(Prompts(), choose=lambda buffer, n: buffer[:n])
+    liar.put_back(liar.next_groups(2, 1))
+    with pytest.raises(RolloutFailed, match="must take out what it returns"):
+        liar.next_groups(1, 1)
+    greedy = Buffer(Prompts(), choose=lambda buffer, n: pop_first(buffer, n + 1))
+    greedy.put_back(greedy.next_groups(2, 1))
+    with pytest.raises(RolloutFailed, match="and no more"):
+        greedy.next_groups(1, 1)

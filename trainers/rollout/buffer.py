@@ -1,0 +1,82 @@
+"""Groups that wait between rollouts, in front of the data they came from."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from engines.types import Sample, SampleStatus
+from trainers.errors import CheckpointInvalid, RolloutFailed
+
+
+class Source(Protocol):
+    """Prompts that are handed out once: a data source that takes nothing back."""
+
+    def __len__(self) -> int: ...
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+type BufferFilter = Callable[[list[list[Sample]], int], list[list[Sample]]]
+"""From the buffer and a number of groups to those that go on first; takes them out of the buffer."""
+
+
+class Buffer:
+    """A data source that takes groups back and hands them out first, with all that they hold. Saved and restored with
+    it, so that no token is lost between runs."""
+
+    def __init__(self, source: Source, *, choose: BufferFilter | None = None) -> None:
+        self._source = source
+        self._choose = choose or pop_first
+        self._groups: list[list[Sample]] = []
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    @property
+    def num_waiting(self) -> int:
+        """Groups in the buffer."""
+        return len(self._groups)
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+        """Buffered groups, then new ones. Raises RolloutFailed when the filter returns more than was asked for or
+        leaves in the buffer what it returned."""
+        before = len(self._groups)
+        chosen = self._choose(self._groups, n_prompts) if before else []
+        if len(chosen) > n_prompts or len(self._groups) + len(chosen) != before:
+            raise RolloutFailed(
+                f"plugins.buffer_filter returned {len(chosen)} of {before} groups for the {n_prompts} asked for, and "
+                f"left {len(self._groups)}: it must take out what it returns, and no more"
+            )
+        return [*chosen, *self._source.next_groups(n_prompts - len(chosen), n_samples)]
+
+    def put_back(self, groups: Sequence[list[Sample]]) -> None:
+        self._groups += groups
+
+    def state(self) -> dict[str, Any]:
+        """JSON keeps every float of it exactly."""
+        waiting = [[dataclasses.asdict(sample) for sample in group] for group in self._groups]
+        return {"source": self._source.state(), "waiting": waiting}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        try:
+            waiting = [[_sample(fields) for fields in group] for group in state["waiting"]]
+            source = state["source"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointInvalid(f"the saved buffer cannot be read: {type(error).__name__}: {error}") from error
+        self._source.load_state(source)
+        self._groups = waiting
+
+
+def pop_first(buffer: list[list[Sample]], n_groups: int) -> list[list[Sample]]:
+    """The oldest groups."""
+    chosen, buffer[:] = buffer[:n_groups], buffer[n_groups:]
+    return chosen
+
+
+def _sample(fields: dict[str, Any]) -> Sample:
+    told: dict[str, Any] = fields | {"status": SampleStatus(fields["status"])}
+    return Sample(**told)
