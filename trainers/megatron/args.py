@@ -10,7 +10,8 @@ from typing import Any
 from trainers.config import OWNED_MEGATRON_OPTIONS, RunConfig
 from trainers.errors import ConfigInvalid
 from trainers.megatron.device import DeviceType, megatron_device
-from trainers.megatron.hf.config import HFModel
+from trainers.megatron.hf.architecture import HFModel
+from trainers.megatron.hf.options import architecture_defaults, architecture_options, split_over_tensor_parallel
 from trainers.megatron.options import destination, parse, to_argv
 
 # Options that this release cannot honour, each with the only value that it takes.
@@ -35,7 +36,7 @@ def megatron_args(
 ) -> argparse.Namespace:
     """Parsed and validated. Raises ConfigInvalid, which names the option, for what Megatron refuses or this trainer
     does not support; call it with the world size that the process group will have."""
-    _check_tensor_parallel(config, model)
+    _check_parallel(config, model)
     system = _system_options(config, model, device)
     options = _defaults(config, model, device) | _user_options(config.trainer.megatron, system) | system
     with megatron_device(device), _world(rank, world_size):
@@ -47,24 +48,7 @@ def megatron_args(
 def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str, Any]:
     """What other fields of the config decide."""
     trainer = config.trainer
-    return {
-        "num_layers": model.num_layers,
-        "hidden_size": model.hidden_size,
-        "ffn_hidden_size": model.ffn_hidden_size,
-        "num_attention_heads": model.num_attention_heads,
-        "group_query_attention": True,
-        "num_query_groups": model.num_query_groups,
-        "kv_channels": model.head_dim,
-        "vocab_size": model.vocab_size,
-        "layernorm_epsilon": model.norm_epsilon,
-        "rotary_base": model.rope_theta,
-        "untie_embeddings_and_output_weights": not model.tied,
-        "normalization": "RMSNorm",
-        "position_embedding_type": "rope",
-        "swiglu": True,
-        "add_bias_linear": False,
-        "add_qkv_bias": model.family.qkv_bias,
-        "qk_layernorm": model.family.qk_layernorm,
+    return architecture_options(model) | {
         "transformer_impl": "local",
         "tensor_model_parallel_size": trainer.tensor_model_parallel_size,
         "sequence_parallel": trainer.sequence_parallel,
@@ -116,12 +100,13 @@ def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str
             "max_position_embeddings": model.max_position_embeddings,
             "hidden_dropout": 0.0,
             "attention_dropout": 0.0,
-            # The other one cannot take micro-batches of different lengths through a pipeline.
-            "moe_token_dispatcher_type": "alltoall",
+            # Each replica holds its part of the optimizer's state, and checkpoints fit any layout.
+            "use_distributed_optimizer": True,
             # Otherwise a checkpoint refuses another batch size or number of rollouts.
             "override_opt_param_scheduler": True,
             "distributed_timeout_minutes": max(1, int(config.trainer.step_timeout_s / 60)),
         }
+        | architecture_defaults(model)
     )
 
 
@@ -158,15 +143,25 @@ def _virtual_stages(config: RunConfig) -> int | None:
     return stages if stages > 1 else None
 
 
-def _check_tensor_parallel(config: RunConfig, model: HFModel) -> None:
-    size = config.trainer.tensor_model_parallel_size
-    for what, count in {
-        "num_key_value_heads": model.num_query_groups,
-        "num_attention_heads": model.num_attention_heads,
-        "intermediate_size": model.ffn_hidden_size,
-    }.items():
+def _check_parallel(config: RunConfig, model: HFModel) -> None:
+    trainer, experts = config.trainer, model.experts
+    tensor, across = trainer.tensor_model_parallel_size, trainer.expert_tensor_parallel_size
+    across = tensor if across is None else across
+    for what, count in split_over_tensor_parallel(model).items():
+        if count % tensor:
+            raise ConfigInvalid(
+                f"trainer.tensor_model_parallel_size ({tensor}) must divide the model's {what} ({count})"
+            )
+    if experts is None:
+        if trainer.expert_model_parallel_size > 1:
+            raise ConfigInvalid("trainer.expert_model_parallel_size: the model has no experts")
+        return
+    for field, size, what, count in (
+        ("expert_model_parallel_size", trainer.expert_model_parallel_size, "experts", experts.count),
+        ("expert_tensor_parallel_size", across, "moe_intermediate_size", experts.ffn_hidden_size),
+    ):
         if count % size:
-            raise ConfigInvalid(f"trainer.tensor_model_parallel_size ({size}) must divide the model's {what} ({count})")
+            raise ConfigInvalid(f"trainer.{field} ({size}) must divide the model's {what} ({count})")
 
 
 @contextmanager

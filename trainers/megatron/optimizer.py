@@ -73,7 +73,13 @@ def _repair_plain(optimizer: MegatronOptimizer) -> None:
     load = optimizer.load_state_dict
 
     def load_state_dict(state_dict: dict[str, Any]) -> None:
-        state_dict.get("optimizer", state_dict)["state"].setdefault("common_step", torch.tensor(0.0))
+        adam = state_dict.get("optimizer", state_dict)
+        if "state" not in adam:
+            raise ValueError(
+                "its optimizer is distributed and this run's is not: leave out "
+                "trainer.megatron.use_distributed_optimizer, or set checkpoint.finetune to take the weights alone"
+            )
+        adam["state"].setdefault("common_step", torch.tensor(0.0))
         load(state_dict)
         use_fused_adam(optimizer)
 
