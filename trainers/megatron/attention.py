@@ -95,6 +95,8 @@ class PackedSequences:
     """[T]: where each packed token is in the concatenated buckets; None for one bucket that keeps the order."""
     zigzag: ZigZag | None = None
     """Where ranks share the sequences; there are no buckets then."""
+    positions: Tensor | None = None
+    """[T]: of each of this rank's tokens in its sequence, for layers that rotate by themselves."""
     qkv_format: str = "sbhd"
     cp_group: None = None
 
@@ -107,15 +109,21 @@ class PackedSequences:
         return self.max_length
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str, zigzag: ZigZag | None = None) -> "PackedSequences":
+    def of(
+        cls,
+        lengths: Sequence[int],
+        device: torch.device | str,
+        zigzag: ZigZag | None = None,
+        positions: Tensor | None = None,
+    ) -> "PackedSequences":
         cu_lengths = torch.tensor([0, *lengths]).cumsum(0)
         if zigzag is not None:
-            return cls(cu_lengths.to(device, torch.int32), max(lengths), [], None, zigzag)
+            return cls(cu_lengths.to(device, torch.int32), max(lengths), [], None, zigzag, positions)
         buckets = [_bucket(members, cu_lengths.tolist(), device) for members in _similar(lengths)]
         order = None
         if len(buckets) > 1:
             order = torch.cat([bucket.tokens for bucket in buckets]).argsort()
-        return cls(cu_lengths.to(device, torch.int32), max(lengths), buckets, order)
+        return cls(cu_lengths.to(device, torch.int32), max(lengths), buckets, order, None, positions)
 
 
 def _similar(lengths: Sequence[int]) -> list[list[int]]:
@@ -142,7 +150,7 @@ def _bucket(members: list[int], cu_lengths: list[int], device: torch.device | st
 
 class PackedAttention(nn.Module):
     """Megatron's core attention. Query, key and value come as [T, 1, heads, head_dim], the result is
-    [T, 1, heads · head_dim]; key and value may have fewer heads."""
+    [T, 1, heads · head_dim]; key and value may have fewer heads, and value heads of another width."""
 
     def __init__(
         self,
@@ -194,11 +202,14 @@ def _causal(
     """Where a sequence has more keys than queries, the last query sees the last key."""
     from torch.nn.attention.varlen import varlen_attn
 
+    width = value.shape[-1]
+    if width < query.shape[-1]:  # the kernel wants heads of one width
+        value = F.pad(value, (0, query.shape[-1] - width))
     context = varlen_attn(
         query, key, value, cu_queries, cu_keys, max_queries, max_keys, scale=scale, window_size=(-1, 0)
     )
     assert isinstance(context, Tensor)  # a tuple only when asked for more
-    return context
+    return context[..., :width]
 
 
 def _zigzag(query: Tensor, key: Tensor, value: Tensor, zigzag: ZigZag, scale: float | None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from trainers.megatron.checkpoint import TrainingState
 from trainers.megatron.heads import gather_responses, predicting_rows
-from trainers.megatron.hf.config import HFModel
+from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.model import build_model, named_parameters
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.step import RolloutTrainer
@@ -37,7 +37,7 @@ def values(*, hidden_states: Tensor, output_layer: nn.Module, context: MicroBatc
     return gather_responses(output_layer(predicting_rows(hidden_states, context, config)), context)
 
 
-def build_critic(args: argparse.Namespace, hf: HFModel, weights: Mapping[str, nn.Parameter]) -> list[nn.Module]:
+def build_critic(args: argparse.Namespace, hf: HFModel, weights: Mapping[str, Tensor]) -> list[nn.Module]:
     """One rank's chunks, wrapped for data parallelism, with the policy's ``weights`` (by the whole model's names) below
     the head."""
 

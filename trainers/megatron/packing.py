@@ -100,10 +100,11 @@ def pack(samples: Sequence[TrainSample], device: torch.device | str, split: Toke
     def to(values: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
+    in_sequence = to(positions)
     return MicroBatch(
         tokens=to(tokens)[None],
-        positions=to(positions)[None],
-        sequences=PackedSequences.of(padded.tolist(), device, zigzag),
+        positions=in_sequence[None],
+        sequences=PackedSequences.of(padded.tolist(), device, zigzag, in_sequence),
         rows=to(rows),
         targets=to(targets),
         loss_mask=to(_joined([sample.loss_mask for sample in samples])),

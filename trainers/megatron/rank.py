@@ -31,6 +31,7 @@ from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
+from trainers.megatron.hf.ranks import Copy, position_of_rank
 from trainers.megatron.loss import Loss, ValueLoss, aggregation_of, loss_of
 from trainers.megatron.model import build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
@@ -147,8 +148,7 @@ class Rank:
         load_hf(
             replace(self._hf, directory=directory),
             self._parameters,
-            tp_rank=parallel_state.get_tensor_model_parallel_rank(),
-            tp_size=parallel_state.get_tensor_model_parallel_world_size(),
+            position=position_of_rank(),
             padded_vocab_size=self._args.padded_vocab_size,
         )
 
@@ -228,8 +228,7 @@ class Rank:
         found = {"perf/tokens_per_s": tokens / seconds}
         peak = peak_flops("bfloat16" if self._args.bf16 else "float32")
         if peak is not None:
-            width = self._args.num_attention_heads * self._args.kv_channels
-            attention = 6 * self._args.num_layers * width * sum(length**2 for length in lengths)
+            attention = 6 * self._args.num_layers * self._hf.attention_width * sum(length**2 for length in lengths)
             flops = 6 * self._active_parameters() * tokens + attention
             found["perf/mfu"] = flops / seconds / (peak * self._args.world_size)
         return found
@@ -240,7 +239,8 @@ class Rank:
         for name, shape in hf_shapes(self._hf).items():
             if "embed_tokens" in name and not self._hf.tied:
                 continue
-            part = self._args.moe_router_topk / self._args.num_experts if _is_expert(name) else 1
+            experts = self._hf.experts
+            part = experts.per_token / experts.count if experts is not None and _is_expert(name) else 1
             total += int(torch.Size(shape).numel() * part)
         return total
 
@@ -269,15 +269,14 @@ class Rank:
         return directory
 
     def named_tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """The policy under Hugging Face's names. All ranks of rank 0's tensor-parallel group iterate to the end."""
-        return iter_hf(self._hf, self._parameters, world.tensor_parallel_group())
+        """On rank 0, the policy under Hugging Face's names. All ranks iterate to the end."""
+        return iter_hf(self._hf, self._parameters, Copy.of_world(), self._args.params_dtype)
 
     def assist(self) -> None:
-        """Take part while rank 0 reads :meth:`named_tensors`; a replica of another group has nothing to do."""
-        if parallel_state.get_data_parallel_rank() == 0:
-            with megatron_device(self._device):
-                for _ in self.named_tensors():
-                    pass
+        """Take part while rank 0 reads :meth:`named_tensors`."""
+        with megatron_device(self._device):
+            for _ in self.named_tensors():
+                pass
 
     def published(self, version: int) -> None:
         """The engines serve the policy's weights as ``version``."""

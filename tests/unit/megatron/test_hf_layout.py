@@ -55,9 +55,7 @@ def test_sharding_and_gathering_gives_every_tensor_back_bit_for_bit(
     found: dict[str, torch.Tensor] = {}
     for entry in layout(model):
         parts = [tensors[name] for name in entry.hf]
-        shards = [
-            shard(entry, parts, model, tp_rank=rank, tp_size=tp_size, padded_vocab_size=128) for rank in range(tp_size)
-        ]
+        shards = [shard(entry, parts, model, rank=rank, size=tp_size, padded_vocab_size=128) for rank in range(tp_size)]
         found |= zip(entry.hf, unshard(entry, shards, model), strict=True)
     assert found.keys() == tensors.keys()
     assert ("lm_head.weight" in found) is not tied
@@ -69,7 +67,7 @@ def test_query_heads_stand_before_the_key_and_value_of_their_group(tmp_path: Pat
     model = read_hf_config(write(tmp_path))
     entry = next(entry for entry in layout(model) if entry.megatron.endswith("linear_qkv.weight"))
     q, k, v = (torch.full((rows, 24), value) for rows, value in ((32, 1.0), (16, 2.0), (16, 3.0)))
-    whole = shard(entry, [q, k, v], model, tp_rank=0, tp_size=1, padded_vocab_size=128)
+    whole = shard(entry, [q, k, v], model, padded_vocab_size=128)
     assert whole[:, 0].reshape(-1, 8)[:, 0].tolist() == [1, 1, 2, 3, 1, 1, 2, 3]
 
 
@@ -83,8 +81,6 @@ def _parameters(directory: Path) -> dict[str, torch.nn.Parameter]:
                     entry,
                     [torch.zeros(shapes[name]) for name in entry.hf],
                     model,
-                    tp_rank=0,
-                    tp_size=1,
                     padded_vocab_size=128,
                 )
             )
@@ -94,7 +90,7 @@ def _parameters(directory: Path) -> dict[str, torch.nn.Parameter]:
 
 
 def _load(directory: Path) -> None:
-    load_hf(read_hf_config(directory), _parameters(directory), tp_rank=0, tp_size=1, padded_vocab_size=128)
+    load_hf(read_hf_config(directory), _parameters(directory), padded_vocab_size=128)
 
 
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
@@ -177,7 +173,7 @@ def test_many_files_with_an_index_are_read_back(tmp_path: Path, monkeypatch: pyt
     target = export_hf(read_hf_config(tmp_path / "hf"), iter(tensors.items()), tmp_path / "export")
     assert len(list(target.glob("model-*-of-*.safetensors"))) > 2
     parameters = _parameters(target)
-    load_hf(read_hf_config(target), parameters, tp_rank=0, tp_size=1, padded_vocab_size=128)
+    load_hf(read_hf_config(target), parameters, padded_vocab_size=128)
     assert torch.equal(parameters["decoder.final_layernorm.weight"], tensors["model.norm.weight"])
 
 

@@ -1,149 +1,109 @@
 """What a Hugging Face directory says about its model, in the terms that training needs."""
 
-import json
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from trainers.errors import ModelInvalid
+from trainers.megatron.hf.architecture import Experts, HFModel, LatentAttention, Llama3Rope, YarnRope
+from trainers.megatron.hf.config_file import ConfigFile
+from trainers.megatron.hf.families import FAMILIES
+from trainers.megatron.hf.family import Family
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """How one architecture differs from the plain Llama block."""
-
-    qkv_bias: bool = False
-    qk_layernorm: bool = False
-
-
-FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(),
-    "Qwen2ForCausalLM": Family(qkv_bias=True),
-    "Qwen3ForCausalLM": Family(qk_layernorm=True),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Llama3Rope:
-    """Llama 3.1's stretched rotary frequencies."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-
-@dataclass(frozen=True, slots=True)
-class HFModel:
-    """A dense decoder: RMSNorm, rotary positions, SwiGLU, grouped queries."""
-
-    directory: Path
-    family: Family
-    num_layers: int
-    hidden_size: int
-    ffn_hidden_size: int
-    num_attention_heads: int
-    num_query_groups: int
-    head_dim: int
-    vocab_size: int
-    max_position_embeddings: int
-    norm_epsilon: float
-    rope_theta: int
-    rope_scaling: Llama3Rope | None
-    tied: bool
-    """Input embedding and output layer share one weight."""
-    dtype: str
-    """Of the stored weights: torch's name without the prefix."""
+__all__ = ["Experts", "Family", "HFModel", "LatentAttention", "Llama3Rope", "YarnRope", "read_hf_config"]
 
 
 def read_hf_config(directory: Path) -> HFModel:
     """Read ``config.json``. Raises ModelInvalid for what is missing, malformed or not supported, by its name."""
-    path = directory / "config.json"
-    try:
-        raw = json.loads(path.read_text())
-    except OSError as error:
-        raise ModelInvalid(f"model.hf_checkpoint: {path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise ModelInvalid(f"model.hf_checkpoint: {path} is not JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise ModelInvalid(f"model.hf_checkpoint: {path} holds no JSON object")
-    config = _Config(path, raw)
+    return read_model(ConfigFile.read(directory), directory)
+
+
+def read_model(config: ConfigFile, directory: Path) -> HFModel:
+    """The model whose config is ``config`` and whose weights, if any, are in ``directory``."""
     names = config.raw.get("architectures") or ["(none)"]
     if names[0] not in FAMILIES:
-        raise ModelInvalid(f"{path}: architecture {names[0]} is not known; known are {', '.join(FAMILIES)}")
-    _refuse_unsupported(config)
+        raise ModelInvalid(f"{config.path}: architecture {names[0]} is not known; known are {', '.join(FAMILIES)}")
+    family = FAMILIES[names[0]]
+    _refuse_unsupported(config, family)
     heads = config.integer("num_attention_heads")
     hidden = config.integer("hidden_size")
-    rope = config.raw.get("rope_parameters") or config.raw.get("rope_scaling") or {}
-    rope_theta = rope.get("rope_theta") or config.number("rope_theta", 10000.0)
-    if rope_theta != int(rope_theta):
-        raise ModelInvalid(f"{path}: rope_theta = {rope_theta!r} is not supported: Megatron takes whole numbers")
+    num_layers = config.integer("num_hidden_layers")
+    latent = family.latent(config) if family.latent else None
+    theta = config.rope.get("rope_theta") or config.number("rope_theta", 10000.0)
+    if theta != int(theta):
+        raise ModelInvalid(f"{config.path}: rope_theta = {theta!r} is not supported: Megatron takes whole numbers")
+    percent = config.rope.get("partial_rotary_factor") or config.number("partial_rotary_factor", family.rotary_percent)
     return HFModel(
         directory=directory,
-        family=FAMILIES[names[0]],
-        num_layers=config.integer("num_hidden_layers"),
+        family=family,
+        num_layers=num_layers,
         hidden_size=hidden,
         ffn_hidden_size=config.integer("intermediate_size"),
         num_attention_heads=heads,
-        num_query_groups=config.integer("num_key_value_heads", heads),
-        head_dim=config.integer("head_dim", hidden // heads),
+        num_query_groups=heads if latent else config.integer("num_key_value_heads", heads),
+        head_dim=latent.query_head_dim if latent else config.integer("head_dim", hidden // heads),
         vocab_size=config.integer("vocab_size"),
         max_position_embeddings=config.integer("max_position_embeddings"),
         norm_epsilon=config.number("rms_norm_eps", 1e-6),
-        rope_theta=int(rope_theta),
-        rope_scaling=_rope_scaling(path, rope),
-        tied=bool(config.raw.get("tie_word_embeddings", False)),
+        rope_theta=int(theta),
+        rope_scaling=_rope_scaling(config, latent is not None),
+        rotary_percent=float(percent),
+        qkv_bias=family.has_qkv_bias(config),
+        qk_layernorm=family.has_qk_layernorm(config),
+        latent=latent,
+        experts=family.experts(config, num_layers) if family.experts else None,
+        tied=config.flag("tie_word_embeddings", False),
         dtype=str(config.raw.get("dtype") or config.raw.get("torch_dtype") or "float32").removeprefix("torch."),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Config:
-    path: Path
-    raw: dict[str, Any]
-
-    def integer(self, key: str, default: int | None = None) -> int:
-        value = self.raw.get(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, int) or value < 1:
-            raise ModelInvalid(f"{self.path}: {key} must be a positive integer, not {value!r}")
-        return value
-
-    def number(self, key: str, default: float) -> float:
-        value = self.raw.get(key, default)
-        if not isinstance(value, int | float):
-            raise ModelInvalid(f"{self.path}: {key} must be a number, not {value!r}")
-        return float(value)
-
-
-def _refuse_unsupported(config: _Config) -> None:
+def _refuse_unsupported(config: ConfigFile, family: Family) -> None:
     raw = config.raw
     refused = {
-        "attention_bias": raw.get("attention_bias", False),
+        "attention_bias": family.qkv_bias_field is None and raw.get("attention_bias", False),
         "mlp_bias": raw.get("mlp_bias", False),
         "use_sliding_window": raw.get("use_sliding_window", False),
         "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "quantization_config": raw.get("quantization_config") is not None,
         "layer_types": any(kind != "full_attention" for kind in raw.get("layer_types") or ()),
     }
     for key, is_refused in refused.items():
         if is_refused:
-            raise ModelInvalid(f"{config.path}: {key} = {raw[key]!r} is not supported by the trainer")
+            raise config.refuse(key)
+    if raw.get("quantization_config") is not None:
+        raise config.refuse("quantization_config", ": give it a copy in bfloat16")
 
 
-def _rope_scaling(path: Path, rope: dict[str, Any]) -> Llama3Rope | None:
+def _rope_scaling(config: ConfigFile, latent: bool) -> Llama3Rope | YarnRope | None:
+    rope = config.rope
     kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ModelInvalid(f"{path}: rotary scaling of type {kind!r} is not supported; 'default' and 'llama3' are")
-    try:
-        return Llama3Rope(
-            factor=float(rope["factor"]),
-            low_freq_factor=float(rope["low_freq_factor"]),
-            high_freq_factor=float(rope["high_freq_factor"]),
-            original_max_position_embeddings=int(rope["original_max_position_embeddings"]),
-        )
-    except KeyError as error:
-        raise ModelInvalid(f"{path}: rotary scaling 'llama3' without {error}") from error
+    match kind:
+        case "default":
+            return None
+        case "llama3" if not latent:
+            keys = ("factor", "low_freq_factor", "high_freq_factor")
+            original = _original_length(config, kind)
+            return Llama3Rope(*_numbers(config, kind, keys), original_max_position_embeddings=original)
+        case "yarn" if latent:
+            given = {
+                key: float(rope[key])
+                for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
+                if rope.get(key) is not None
+            }
+            return YarnRope(*_numbers(config, kind, ("factor",)), _original_length(config, kind), **given)
+        case _:
+            known = "'yarn'" if latent else "'llama3'"
+            raise ModelInvalid(
+                f"{config.path}: rotary scaling of type {kind!r} is not supported; 'default' and {known} are"
+            )
+
+
+def _original_length(config: ConfigFile, kind: str) -> int:
+    return int(_numbers(config, kind, ("original_max_position_embeddings",))[0])
+
+
+def _numbers(config: ConfigFile, kind: str, keys: Sequence[str]) -> list[float]:
+    values: list[Any] = [config.rope.get(key) for key in keys]
+    for key, value in zip(keys, values, strict=True):
+        if not isinstance(value, int | float):
+            raise ModelInvalid(f"{config.path}: rotary scaling {kind!r} needs a number as {key}, not {value!r}")
+    return [float(value) for value in values]

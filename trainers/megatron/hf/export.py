@@ -3,7 +3,9 @@
 import json
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -12,14 +14,16 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from trainers.errors import StorageFailed
-from trainers.megatron.hf.config import HFModel
-from trainers.megatron.hf.load import INDEX, SINGLE
+from trainers.megatron.hf.architecture import HFModel
+from trainers.megatron.hf.layout import layout
+from trainers.megatron.hf.load import INDEX, SINGLE, SafetensorsDirectory, untrained_names
 
 FILE_BYTES = 4 << 30
 
 
 def export_hf(model: HFModel, named_tensors: Iterable[tuple[str, Tensor]], directory: Path) -> Path:
-    """Write weights in the dtype of the model's config, its config and its tokenizer files to ``directory``.
+    """Write weights in the dtype of the model's config, its config and its tokenizer files to ``directory``, and with
+    them the tensors of the model's own directory that are not trained.
 
     ``named_tensors`` is always read to its end: other ranks take part in producing it. What was in ``directory`` is
     replaced in one step. Raises StorageFailed, naming the directory; nothing half-written is left under its name.
@@ -29,7 +33,10 @@ def export_hf(model: HFModel, named_tensors: Iterable[tuple[str, Tensor]], direc
     try:
         partial.mkdir(parents=True)
         _copy_companions(model.directory, partial)
-        _write_weights(tensors, partial, getattr(torch, model.dtype))
+        with ExitStack() as stack:
+            has_weights = any((model.directory / name).is_file() for name in (INDEX, SINGLE))
+            originals = stack.enter_context(SafetensorsDirectory(model.directory)) if has_weights else None
+            _write_weights(chain(tensors, _untrained(model, originals)), partial, _dtypes(model, originals))
         _swap(partial, directory)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
@@ -47,7 +54,30 @@ def _copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(path, target / path.name)
 
 
-def _write_weights(tensors: Iterable[tuple[str, Tensor]], directory: Path, dtype: torch.dtype) -> None:
+def _untrained(model: HFModel, originals: SafetensorsDirectory | None) -> Iterator[tuple[str, Tensor]]:
+    if originals is not None:
+        for name in sorted(untrained_names(model, originals.names())):
+            yield name, originals.tensor(name)
+
+
+def _dtypes(model: HFModel, originals: SafetensorsDirectory | None) -> Callable[[str, Tensor], torch.dtype]:
+    """What is trained in the config's dtype; the few that are kept in float32, and what is not trained, as they
+    were."""
+    usual = getattr(torch, model.dtype)
+    trained = {part.name: entry.float32 for entry in layout(model) for part in entry.parts}
+    stored = originals.names() if originals is not None else set[str]()
+
+    def dtype(name: str, tensor: Tensor) -> torch.dtype:
+        if trained.get(name) is False:
+            return usual
+        return originals.dtype(name) if originals is not None and name in stored else tensor.dtype
+
+    return dtype
+
+
+def _write_weights(
+    tensors: Iterable[tuple[str, Tensor]], directory: Path, dtype: Callable[[str, Tensor], torch.dtype]
+) -> None:
     files: list[list[str]] = []
     pending: dict[str, Tensor] = {}
     total = size = 0
@@ -58,7 +88,7 @@ def _write_weights(tensors: Iterable[tuple[str, Tensor]], directory: Path, dtype
         pending.clear()
 
     for name, tensor in tensors:
-        stored = tensor.detach().to("cpu", dtype, copy=True)
+        stored = tensor.detach().to("cpu", dtype(name, tensor), copy=True)
         if pending and size + stored.nbytes > FILE_BYTES:
             flush()
             size = 0

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from trainers.errors import ModelInvalid
-from trainers.megatron.hf.config import HFModel
-from trainers.megatron.hf.layout import hf_shapes, layout, shard
+from trainers.megatron.hf.architecture import HFModel
+from trainers.megatron.hf.layout import Entry, Position, hf_shapes, layout, shard
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -49,6 +50,9 @@ class SafetensorsDirectory:
     def tensor(self, name: str) -> torch.Tensor:
         return self._open(self._file_of[name]).get_tensor(name)
 
+    def dtype(self, name: str) -> torch.dtype:
+        return self._open(self._file_of[name]).get_slice(name)[:0].dtype
+
     def _open(self, file: str) -> Any:
         if file not in self._files:
             path = self._directory / file
@@ -65,47 +69,61 @@ class SafetensorsDirectory:
 
 @torch.no_grad()
 def load_hf(
-    model: HFModel,
-    parameters: Mapping[str, torch.nn.Parameter],
-    *,
-    tp_rank: int,
-    tp_size: int,
-    padded_vocab_size: int,
+    model: HFModel, parameters: Mapping[str, Tensor], *, position: Position | None = None, padded_vocab_size: int
 ) -> None:
-    """Fill this rank's ``parameters`` (by Megatron's names). Raises ModelInvalid for a tensor that is missing, left
-    over or of another shape, and RuntimeError when the layout does not cover the parameters."""
+    """Fill this rank's ``parameters`` (by the whole model's names). Raises ModelInvalid for a tensor that is missing,
+    left over or of another shape, and RuntimeError when the layout does not cover the parameters."""
     entries = [entry for entry in layout(model) if entry.megatron in parameters]
     if model.tied and OUTPUT in parameters:  # the last pipeline stage has a copy of the embedding
         [embedding] = [entry for entry in layout(model) if entry.megatron == EMBEDDING]
         entries.append(replace(embedding, megatron=OUTPUT))
     if uncovered := set(parameters) ^ {entry.megatron for entry in entries}:
         raise RuntimeError(f"the layout and the model differ in {sorted(uncovered)}")
-    shapes = hf_shapes(model)
+    position = position or Position()
     with SafetensorsDirectory(model.directory) as weights:
-        _check_names(model, weights.names(), set(shapes))
+        check_names(model, weights.names())
         for entry in entries:
-            tensors = [weights.tensor(name) for name in entry.hf]
-            for name, tensor in zip(entry.hf, tensors, strict=True):
-                if tuple(tensor.shape) != shapes[name]:
-                    raise ModelInvalid(
-                        f"{model.directory}: {name} has shape {tuple(tensor.shape)}, "
-                        f"config.json asks for {shapes[name]}"
-                    )
-            parameters[entry.megatron].copy_(
-                shard(entry, tensors, model, tp_rank=tp_rank, tp_size=tp_size, padded_vocab_size=padded_vocab_size)
+            rank, size = position.of(entry)
+            tensors = read_entry(model, entry, weights)
+            whole = shard(entry, tensors, model, rank=rank, size=size, padded_vocab_size=padded_vocab_size)
+            parameters[entry.megatron].copy_(whole)
+
+
+def read_entry(model: HFModel, entry: Entry, weights: SafetensorsDirectory) -> list[Tensor]:
+    """The entry's tensors. Raises ModelInvalid for one of another shape."""
+    tensors = [weights.tensor(name) for name in entry.hf]
+    for part, tensor in zip(entry.parts, tensors, strict=True):
+        if tuple(tensor.shape) != part.shape:
+            raise ModelInvalid(
+                f"{model.directory}: {part.name} has shape {tuple(tensor.shape)}, config.json asks for {part.shape}"
             )
+    return tensors
 
 
-def _check_names(model: HFModel, found: set[str], wanted: set[str]) -> None:
+def check_names(model: HFModel, found: set[str]) -> None:
+    """Raises ModelInvalid for a tensor that is missing, or that the architecture has not."""
+    wanted = set(hf_shapes(model))
     if missing := wanted - found:
         raise ModelInvalid(f"{model.directory}: the weights lack {_some(missing)}")
-    spare = {name for name in found - wanted if not name.endswith("rotary_emb.inv_freq")}
+    spare = found - wanted - untrained_names(model, found)
+    spare = {name for name in spare if not name.endswith("rotary_emb.inv_freq")}
     if model.tied:
         spare.discard("lm_head.weight")
     if spare:
         raise ModelInvalid(
             f"{model.directory}: the weights hold tensors that this architecture has not: {_some(spare)}"
         )
+
+
+def untrained_names(model: HFModel, found: set[str]) -> set[str]:
+    """Of layers after the last, which predict further tokens: they are not trained, and kept as they are."""
+    return {
+        name
+        for name in found
+        if (number := name.removeprefix("model.layers.").partition(".")[0]).isdecimal()
+        and name.startswith("model.layers.")
+        and int(number) >= model.num_layers
+    }
 
 
 def _some(names: set[str]) -> str:
