@@ -32,6 +32,7 @@ from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
 from trainers.megatron.hf.ranks import Copy, position_of_rank
+from trainers.megatron.hooks import MegatronHooks
 from trainers.megatron.loss import Loss, ValueLoss, aggregation_of, loss_of
 from trainers.megatron.model import build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
@@ -79,6 +80,8 @@ class Rank:
                     init_method=init_method,
                     timeout_s=max(config.trainer.start_timeout_s, config.trainer.step_timeout_s),
                 )
+                self._hooks = MegatronHooks(config, self._args)
+                self._hooks.initialized()
                 self._build(config, begin)
             except BaseException:
                 world.leave()
@@ -110,7 +113,7 @@ class Rank:
             group=groups.context,
             multiple_of=groups.tensor.size() if args.sequence_parallel else 1,
         )
-        modules: list[nn.Module] = get_model(provider, ModelType.encoder_or_decoder)
+        modules: list[nn.Module] = get_model(self._hooks.provider() or provider, ModelType.encoder_or_decoder)
         self._parameters = named_parameters(modules)
         reference = build_reference(config, args, modules, self._load_hf)
         if begin is None:
@@ -123,7 +126,7 @@ class Rank:
             vocab_shard(args.padded_vocab_size, self._hf.vocab_size, groups.tensor),
             config.rollout.sampling.temperature,
         )
-        self._policy = self._trainer(config, self._state, log_probs, loss_of(config.algorithm), groups)
+        self._policy = self._trainer(config, self._state, log_probs, loss_of(config.algorithm), groups, self._hooks)
         critic: TrainedCritic | None = None
         if isinstance(config.algorithm, PPOConfig):
             state = self._training_state(build_critic(args, self._hf, self._parameters), lr=config.algorithm.critic.lr)
@@ -176,7 +179,13 @@ class Rank:
         return checkpoint.TrainingState(self._args, modules, optimizer, scheduler)
 
     def _trainer(
-        self, config: RunConfig, state: checkpoint.TrainingState, head: Head, loss: Loss, groups: world.Groups
+        self,
+        config: RunConfig,
+        state: checkpoint.TrainingState,
+        head: Head,
+        loss: Loss,
+        groups: world.Groups,
+        hooks: MegatronHooks | None = None,
     ) -> RolloutTrainer:
         assert state.optimizer is not None
         assert state.scheduler is not None
@@ -189,11 +198,13 @@ class Rank:
             global_batch_size=config.global_batch_size,
             groups=groups,
             timing=self._timing,
+            hooks=hooks,
         )
 
     def step(self, batch: TrainBatch) -> StepStats:
         """Train on one rollout; the stats are those of all ranks together."""
         started = time.perf_counter()
+        self._hooks.begin(batch.rollout_id)
         with megatron_device(self._device):
             steps = self._pack(batch)
             stats = self._roles.train(batch.rollout_id, steps, batch.weight_version)

@@ -140,6 +140,11 @@ def build_reference(
     return Reference(HeldWeights(modules), None if kl is None else kl.ref_update_interval)
 
 
+def _as_reference(policy: RolloutTrainer, forward: ForwardPass) -> ForwardPass:
+    """Its passes are told from the policy's, for the user's own functions."""
+    return forward if policy.hooks is None else policy.hooks.labelled("ref_", forward)
+
+
 class Roles:
     """What a rollout is trained with, on one rank: every call is a collective of all ranks."""
 
@@ -162,7 +167,7 @@ class Roles:
             algorithm,
             group,
             policy=policy.compute,
-            reference=None if reference is None else reference.weights.compute(policy.compute),
+            reference=None if reference is None else _as_reference(policy, reference.weights.compute(policy.compute)),
             critic=None if critic is None else critic.trainer.compute,
             custom_advantage=custom_advantage(algorithm),
         )

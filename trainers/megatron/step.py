@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from trainers.errors import TrainingDiverged
 from trainers.megatron.heads import Head, run_model
+from trainers.megatron.hooks import MegatronHooks
 from trainers.megatron.loss import Loss, mean_over_steps
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
@@ -36,6 +37,8 @@ class RolloutTrainer:
     global_batch_size: int
     groups: Groups
     timing: Timing = field(default_factory=Timing)
+    hooks: MegatronHooks | None = None
+    """The user's own functions beside the policy's passes and steps."""
 
     def __call__(self, steps: Sequence[Sequence[MicroBatch]], signals: Sequence[Sequence[Signals]]) -> StepStats:
         """Train on one rollout: ``steps[s]`` are this rank's micro-batches of optimizer step s, ``signals[s]`` what is
@@ -51,6 +54,8 @@ class RolloutTrainer:
         """Log-probabilities or values of the responses of every micro-batch, [R] each, without gradient, on all
         ranks."""
         with torch.no_grad(), self.timing("log_probs"):
+            if self.hooks is not None:
+                self.hooks.before_log_prob(self.modules)
             return [self._compute(batches) for batches in steps]
 
     def _compute(self, batches: Sequence[MicroBatch]) -> list[Tensor]:
@@ -76,6 +81,8 @@ class RolloutTrainer:
                 zero_grad_buffer: Callable[[], None] = module.zero_grad_buffer  # pyright: ignore[reportAssignmentType]
                 zero_grad_buffer()
             self.optimizer.zero_grad()
+            if self.hooks is not None:
+                self.hooks.before_train_step(self.modules, self.optimizer, self.scheduler)
             pairs = zip(batches, signals, strict=True)
             sums = self._schedule(self._forward, pairs, len(batches), forward_only=False)
             total = self._total(sums, batches[0].loss_mask.device)
