@@ -57,13 +57,15 @@ class Run:
     def context(self, weight_version: int) -> RolloutContext:
         """For one call of the rollout function."""
         engines = self.engines
+        base_url = engines.fleet.base_url if engines else ""
+        self.plugins.connect(base_url, self.tokenizer, weight_version)
         return RolloutContext(
             config=self.config,
             data=self.data or NoData(),
             client=engines.client if engines else NoEngines(),
             reward=self.reward,
             tokenizer=self.tokenizer,
-            base_url=engines.fleet.base_url if engines else "",
+            base_url=base_url,
             weight_version=weight_version,
             progress=lambda text: self.report.phase(Phase.GENERATING, text),
             doors=self.plugins.doors,

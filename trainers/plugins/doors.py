@@ -103,7 +103,6 @@ _ALL = (
             methods=(
                 ("__len__", ()),
                 ("next_groups", ("n_prompts", "n_samples")),
-                ("put_back", ("groups",)),
                 ("state", ()),
                 ("load_state", ("state",)),
             ),
@@ -111,8 +110,8 @@ _ALL = (
         Form(
             ("args",),
             methods=(
+                ("__len__", ()),
                 ("get_samples", ("num_samples",)),
-                ("add_samples", ("samples",)),
                 ("save", ("rollout_id",)),
                 ("load", ("rollout_id",)),
             ),

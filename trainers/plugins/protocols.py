@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from engines.types import Sample
 from trainers.config import RunConfig
+from trainers.rollout.buffer import Source
 from trainers.rollout.protocols import DataSource, RolloutContext
 
 type Groups = list[list[Sample]]
@@ -44,9 +45,10 @@ class BufferFilter(Protocol):
 
 
 class DataSourceClass(Protocol):
-    """``plugins.data_source``: a class with the methods of :class:`DataSource`."""
+    """``plugins.data_source``: a class with the methods of :class:`trainers.rollout.buffer.Source`. What a rollout puts
+    back is kept by the run's own buffer, in front of it."""
 
-    def __call__(self, config: RunConfig, tokenizer: Any) -> DataSource: ...
+    def __call__(self, config: RunConfig, tokenizer: Any) -> Source: ...
 
 
 class RolloutSampleFilter(Protocol):

@@ -13,6 +13,7 @@ from trainers.plugins.call import call
 from trainers.plugins.check import Checked, check
 from trainers.plugins.doors import DOORS
 from trainers.plugins.outputs import attempts_of, groups_of, metrics_of, numbers_of
+from trainers.rollout.buffer import Source
 from trainers.rollout.protocols import DataSource, RolloutContext, RolloutDoors, RolloutFunction, RolloutOutput
 
 type Groups = list[list[Sample]]
@@ -34,6 +35,11 @@ class Plugins:
     def paths(self) -> list[str]:
         """``field: path (form)`` of each, for the record."""
         return [f"{each.door.field}: {each.path} ({each.form})" for each in self._checked.values()]
+
+    def connect(self, base_url: str, tokenizer: Any, rollout_id: int) -> None:
+        """The engines run, and the next calls belong to this rollout: functions written for slime can read it."""
+        self._adapter.args.connect(base_url, tokenizer)
+        self._adapter.args.shared["rollout_id"] = rollout_id
 
     @property
     def rollout_function(self) -> RolloutFunction | None:
@@ -80,13 +86,13 @@ class Plugins:
         return self._function("buffer_filter") if "buffer_filter" in self._checked else None
 
     @property
-    def data_source(self) -> Callable[[Any], DataSource] | None:
+    def data_source(self) -> Callable[[Any], Source] | None:
         """Makes the user's data source, given the tokenizer."""
         if "data_source" not in self._checked:
             return None
         kind, path = self._function("data_source"), self._checked["data_source"].path
 
-        def made(tokenizer: Any) -> DataSource:
+        def made(tokenizer: Any) -> Source:
             try:
                 return kind(self._config, tokenizer)
             except Exception as error:  # the user's code may raise anything

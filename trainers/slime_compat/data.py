@@ -113,9 +113,6 @@ class SlimeDataSource:
             )
         return groups
 
-    def put_back(self, groups: Sequence[list[Sample]]) -> None:
-        self._source.add_samples([[to_slime(sample) for sample in group] for group in groups])
-
     def state(self) -> dict[str, Any]:
         self._saved += 1
         self._source.save(self._saved)

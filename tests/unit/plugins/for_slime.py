@@ -151,9 +151,6 @@ class Source:
             self.position += 1
         return groups
 
-    def add_samples(self, samples: list[list[Sample]]) -> None:
-        raise NotImplementedError
-
     def save(self, rollout_id: int) -> None:
         self.saved[rollout_id] = self.position
 

@@ -89,8 +89,6 @@ class Prompts:
     def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
         return [[Sample(index=0, group_index=0, prompt="p", tokens=[1])]]
 
-    def put_back(self, groups: Any) -> None: ...
-
     def state(self) -> dict[str, Any]:
         return {}
 
