@@ -7,6 +7,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
+
 # Ray reads its authentication mode when it is imported. Without a token of our own, one that another program left in
 # the home directory would decide whether this process may speak to a cluster.
 _directory = Path(tempfile.mkdtemp(prefix="rollway-test-token-"))
@@ -18,3 +20,7 @@ os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
+
+# A busy machine is no failure of a property.
+settings.register_profile("rollway", deadline=None)
+settings.load_profile("rollway")

@@ -16,10 +16,10 @@ from trainers.config.algorithm import (
 )
 from trainers.config.algorithm_parts import CorrectionConfig, CriticConfig, KLConfig, OPSMConfig
 from trainers.config.checkpoint import CheckpointConfig
-from trainers.config.data import DataConfig
+from trainers.config.data import DataConfig, DataSetConfig
 from trainers.config.debug import DebugConfig
 from trainers.config.evaluation import EvalConfig, EvalSetConfig
-from trainers.config.megatron_options import OWNED_MEGATRON_OPTIONS
+from trainers.config.megatron_options import MODEL_OPTIONS, OWNED_MEGATRON_OPTIONS
 from trainers.config.model import ModelConfig
 from trainers.config.plugins import PluginsConfig
 from trainers.config.reward import RewardConfig
@@ -30,6 +30,7 @@ from trainers.config.sync import SyncConfig
 from trainers.config.trainer import TrainerConfig
 
 __all__ = [
+    "MODEL_OPTIONS",
     "OWNED_MEGATRON_OPTIONS",
     "AlgorithmConfig",
     "CISPOConfig",
@@ -38,6 +39,7 @@ __all__ = [
     "CriticConfig",
     "DPOConfig",
     "DataConfig",
+    "DataSetConfig",
     "DebugConfig",
     "DrGRPOConfig",
     "EvalConfig",

@@ -1,6 +1,7 @@
 """Prompts come in an order that resumes exactly; a wrong file is named with its line and its fix."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,12 @@ class Characters:
         return [ord(character) for character in text]
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], /, **options: Any) -> Any:
+        tools = "".join(f"[{tool['name']}]" for tool in options.pop("tools", ()))
+        assert options.pop("style", "plain") == "plain"
         assert options == {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
         if any(message["role"] == "wizard" for message in conversation):
             raise TypeError("no wizards here")
-        return self.encode("".join(f"<{m['role']}>{m['content']}" for m in conversation) + "<assistant>")
+        return self.encode(tools + "".join(f"<{m['role']}>{m['content']}" for m in conversation) + "<assistant>")
 
 
 def write(directory: Path, *rows: Any) -> Path:
@@ -74,7 +77,9 @@ def test_a_batch_goes_on_into_the_next_epoch_and_may_exceed_the_file(tmp_path: P
     assert prompts(data.next_groups(2, 1)) == ["p0", "p1"]
     assert prompts(data.next_groups(2, 1)) == ["p2", "p0"]
     assert prompts(data.next_groups(7, 1)) == ["p1", "p2", "p0", "p1", "p2", "p0", "p1"]
-    assert data.state() == {"epoch": 3, "offset": 2, "next_sample_index": 11, "next_group_index": 11}
+    state = data.state()
+    assert state["cursors"] == [{"epoch": 3, "offset": 2, "drawn": 11}]
+    assert (state["next_sample_index"], state["next_group_index"]) == (11, 11)
 
 
 def test_shuffling_permutes_each_epoch_differently_and_by_the_seed_alone(tmp_path: Path) -> None:
@@ -100,17 +105,22 @@ def test_a_resumed_run_sees_what_the_interrupted_one_would_have_seen(
 
 
 @pytest.mark.parametrize(
-    "state",
+    ("change", "message"),
     [
-        {},
-        {"epoch": 0, "offset": 4, "next_sample_index": 4, "next_group_index": 4},
-        {"epoch": -1, "offset": 0, "next_sample_index": 0, "next_group_index": 0},
-        {"epoch": "0", "offset": 0, "next_sample_index": 0, "next_group_index": 0},
+        ({"cursors": None}, "cannot be read"),
+        ({"cursors": [{"epoch": 0, "offset": 4, "drawn": 4}]}, "other data"),
+        ({"cursors": [{"epoch": -1, "offset": 0, "drawn": 0}]}, "no count"),
+        ({"cursors": [{"epoch": "0", "offset": 0, "drawn": 0}]}, "no count"),
+        ({"cursors": [], "identities": []}, "trained on 0 data sets, and data.prompt_data has 1"),
+        ({"identities": ["9 lines"]}, "then 9 lines, now 3 lines"),
     ],
 )
-def test_a_position_of_other_data_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
-    with pytest.raises(CheckpointInvalid):
-        opened(numbered(tmp_path, 3)).load_state(state)
+def test_a_position_of_other_data_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    data = opened(numbered(tmp_path, 3))
+    with pytest.raises(CheckpointInvalid, match=message):
+        data.load_state(data.state() | change)
+    with pytest.raises(CheckpointInvalid, match="cannot be read"):
+        data.load_state({})
 
 
 def test_prompts_over_the_limit_are_left_out_and_counted(tmp_path: Path) -> None:
@@ -167,12 +177,12 @@ def test_messages_that_the_template_refuses_are_named_when_they_are_met(tmp_path
 
 
 def test_a_label_that_the_reward_cannot_use_is_named(tmp_path: Path) -> None:
-    def check(label: Any) -> None:
-        if label is None:
+    def check(label: Any, metadata: Mapping[str, Any]) -> None:
+        if label is None and not metadata:
             raise ValueError("no label")
 
-    with pytest.raises(DataInvalid, match="line 1: no label"):
-        opened(write(tmp_path, {"input": "p"}), check_label=check)
+    with pytest.raises(DataInvalid, match="line 2: no label"):
+        opened(write(tmp_path, {"input": "p", "metadata": {"a": 1}}, {"input": "p"}), check_label=check)
 
 
 def test_a_missing_an_empty_and_a_foreign_file_are_named(tmp_path: Path) -> None:
@@ -182,8 +192,8 @@ def test_a_missing_an_empty_and_a_foreign_file_are_named(tmp_path: Path) -> None
         opened(write(tmp_path, b"\n"))
     with pytest.raises(DataInvalid, match=r"all 1 prompts exceed data\.max_prompt_len = 2"):
         opened(write(tmp_path, {"input": "abc"}), max_prompt_len=2)
-    with pytest.raises(DataInvalid, match=r"must be a \.jsonl file"):
-        opened(tmp_path / "prompts.parquet")
+    with pytest.raises(DataInvalid, match=r"must be a \.jsonl, \.json or \.parquet file"):
+        opened(tmp_path / "prompts.txt")
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataInvalid, match="cannot be read: Is a directory"):
         opened(tmp_path / "folder.jsonl")
