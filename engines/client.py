@@ -13,11 +13,15 @@ import orjson
 from engines.config import SamplingConfig
 from engines.errors import EngineLost, EngineRefused, WaitTimeout
 from engines.sglang.weights import parse_version
+from engines.turns import Turns
 from engines.types import FinishReason, Generation
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
 _RETRY_WINDOW_S = 60.0
 """How long a request that reached no engine is tried again: a router that restarts, an engine that is swapped."""
+_ABORTS_AT_ONCE = 64
+_UNSEEN = -1
+"""The weight version of a response without a token that no engine began."""
 
 
 class GenerateClient:
@@ -36,7 +40,9 @@ class GenerateClient:
         retry_window_s: float = _RETRY_WINDOW_S,
     ):
         self._base_url = base_url.rstrip("/")
-        self._turns = asyncio.Semaphore(max_concurrency)
+        self._turns = Turns(max_concurrency)
+        self._aborts = asyncio.Semaphore(_ABORTS_AT_ONCE)
+        self._in_flight: set[str] = set()
         self._timeout_s = request_timeout_s
         self._retry_window_s = retry_window_s
         self._session: aiohttp.ClientSession | None = None
@@ -51,46 +57,74 @@ class GenerateClient:
     ) -> Generation:
         """Sample one continuation of ``input_ids``.
 
-        ``rid`` must be unique among requests in flight. ``max_new_tokens`` overrides the sampling config's. The
-        log-probabilities are those of softmax(logits / temperature), before top-p and top-k cut it: what a trainer
-        computes when it divides its logits by the temperature. With ``top_k=1`` SGLang samples greedily and
-        reports temperature 1.
+        ``rid`` must be unique among requests in flight, and hold no ``~``. ``max_new_tokens`` overrides the sampling
+        config's. The log-probabilities are those of softmax(logits / temperature), before top-p, top-k and min-p cut
+        it: what a trainer computes when it divides its logits by the temperature. With ``top_k=1`` SGLang samples
+        greedily and reports temperature 1.
 
         Raises EngineRefused for a request or an answer that is wrong, EngineLost when no engine could be reached,
         WaitTimeout when the engine was too slow.
         """
-        async with self._turns:
-            started = time.monotonic()
-            attempt = 0
-            failing_since: float | None = None
-            while True:
-                # An engine may still hold the request of the attempt before: an id of its own for each.
-                this_rid = rid if attempt == 0 else f"{rid}~{attempt}"
-                body = _body(input_ids, sampling, this_rid, max_new_tokens)
-                remaining = self._timeout_s - (time.monotonic() - started)
-                try:
-                    return parse_generation(await self._post("/generate", body, max(remaining, 0.001)), rid=rid)
-                except _Unreachable as error:
-                    failing_since = failing_since or time.monotonic()
-                    if time.monotonic() - failing_since > self._retry_window_s or remaining <= 0:
-                        raise EngineLost(
-                            f"{self._base_url} took no request for {self._retry_window_s:.0f} s: {error}"
-                        ) from error
-                except TimeoutError as error:
-                    await self._abort_quietly(this_rid)
-                    raise WaitTimeout(
-                        f"request {rid} was not answered within engine.request_timeout_s = {self._timeout_s:.0f} s"
+        if not input_ids:
+            raise EngineRefused(f"request {rid}: the prompt is empty: an engine needs at least one token id")
+        if not await self._turns.take(rid):
+            return Generation(rid, [], [], FinishReason.ABORT, _UNSEEN, "")
+        try:
+            return await self._generate(input_ids, sampling, rid, max_new_tokens)
+        finally:
+            self._turns.give_back()
+
+    async def _generate(
+        self, input_ids: Sequence[int], sampling: SamplingConfig, rid: str, max_new_tokens: int | None
+    ) -> Generation:
+        started = time.monotonic()
+        attempt = 0
+        failing_since: float | None = None
+        while True:
+            # An engine may still hold the request of the attempt before: an id of its own for each. And an engine
+            # ends all whose id begins as the aborted one: no id may begin another.
+            this_rid = f"{rid}~{attempt}"
+            body = _body(input_ids, sampling, this_rid, max_new_tokens)
+            remaining = self._timeout_s - (time.monotonic() - started)
+            self._in_flight.add(this_rid)
+            try:
+                return parse_generation(await self._post("/generate", body, max(remaining, 0.001)), rid=rid)
+            except _Unreachable as error:
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > self._retry_window_s or remaining <= 0:
+                    raise EngineLost(
+                        f"{self._base_url} took no request for {self._retry_window_s:.0f} s: {error}"
                     ) from error
-                except asyncio.CancelledError:
-                    await asyncio.shield(self._abort_quietly(this_rid))
-                    raise
-                attempt += 1
-                await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
+            except TimeoutError as error:
+                await self._abort_quietly(this_rid)
+                raise WaitTimeout(
+                    f"request {rid} was not answered within engine.request_timeout_s = {self._timeout_s:.0f} s"
+                ) from error
+            except asyncio.CancelledError:
+                await asyncio.shield(self._abort_quietly(this_rid))
+                raise
+            finally:
+                self._in_flight.discard(this_rid)
+            attempt += 1
+            await asyncio.sleep(random.uniform(0.5, 1.0) * min(0.05 * 2**attempt, 2.0))
 
     async def abort(self, rid: str) -> None:
-        """End the request ``rid`` wherever it runs; it returns what it has, with finish reason ``abort``. Goes to
-        the engines themselves, as the router passes no such call."""
-        await asyncio.gather(*(self._abort_at(url, rid) for url in await self._engine_urls()))
+        """End all calls of :meth:`generate` whose id begins with ``rid``: they return what they have, with finish
+        reason ``abort``; those that still wait for their turn, nothing. One that is just on its way to an engine may
+        be missed: call again while any is left. Raises EngineLost.
+
+        Goes to the engines themselves, as the router passes no such call and does not tell which engine has which
+        request; an engine ignores the ids that it does not have.
+        """
+        self._turns.send_away(rid)
+        if ids := [each for each in self._in_flight if each.startswith(rid)]:
+            try:
+                urls = await self._engine_urls()
+                await asyncio.gather(*(self._abort_at(url, each) for each in ids for url in urls))
+            except (aiohttp.ClientError, TimeoutError) as error:
+                raise EngineLost(
+                    f"the engines behind {self._base_url} could not be told to abort: {error!r}"
+                ) from error
 
     async def close(self) -> None:
         """Safe to call again."""
@@ -137,6 +171,11 @@ class GenerateClient:
             return [worker["url"] for worker in (await reply.json(content_type=None))["workers"]]
 
     async def _abort_at(self, url: str, rid: str) -> None:
+        async with self._aborts:
+            if rid in self._in_flight:
+                await self._tell_to_abort(url, rid)
+
+    async def _tell_to_abort(self, url: str, rid: str) -> None:
         timeout = aiohttp.ClientTimeout(total=10.0)
         async with self._http.post(f"{url}/abort_request", json={"rid": rid}, timeout=timeout) as reply:
             await reply.read()
@@ -145,7 +184,7 @@ class GenerateClient:
         """For a request that nobody waits for any more: an engine that cannot be told is no further error."""
         try:
             async with asyncio.timeout(5.0):
-                await self.abort(rid)
+                await asyncio.gather(*(self._tell_to_abort(url, rid) for url in await self._engine_urls()))
         except (aiohttp.ClientError, TimeoutError):
             pass
 
@@ -161,13 +200,22 @@ def _body(input_ids: Sequence[int], sampling: SamplingConfig, rid: str, max_new_
         "top_k": sampling.top_k,
         "max_new_tokens": sampling.max_new_tokens if max_new_tokens is None else max_new_tokens,
     }
+    if sampling.min_p:
+        params["min_p"] = sampling.min_p
+    if sampling.min_new_tokens:
+        params["min_new_tokens"] = min(sampling.min_new_tokens, params["max_new_tokens"])
+    if sampling.ignore_eos:
+        params["ignore_eos"] = True
+    if not sampling.skip_special_tokens:
+        params["skip_special_tokens"] = False
     if sampling.stop:
         params["stop"] = list(sampling.stop)
         params["no_stop_trim"] = True  # the text stays what the ids say
     if sampling.stop_token_ids:
         params["stop_token_ids"] = list(sampling.stop_token_ids)
+    ids = input_ids if isinstance(input_ids, list) else list(input_ids)
     return orjson.dumps(
-        {"rid": rid, "input_ids": list(input_ids), "sampling_params": params, "return_logprob": True, "stream": False}
+        {"rid": rid, "input_ids": ids, "sampling_params": params, "return_logprob": True, "stream": False}
     )
 
 

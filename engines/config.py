@@ -50,14 +50,30 @@ class ResourcesConfig(Section):
 
 
 class SamplingConfig(Section):
-    """How the policy is sampled; names as in SGLang's sampling parameters."""
+    """How the policy is sampled; names as in SGLang's sampling parameters. Those that bend the distribution (penalties,
+    grammars) are left out: the trainer could not compute the log-probabilities that they lead to."""
 
     temperature: Annotated[float, Field(gt=0)] = 1.0
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     top_k: int = -1
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
     max_new_tokens: Positive = 1024
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
+    min_new_tokens: Annotated[int, Field(ge=0)] = 0
+    """Until then the policy cannot stop: its log-probabilities are those of a choice without the tokens that end."""
+    ignore_eos: bool = False
+    """Go on after the model's own end token: every response is ``max_new_tokens`` long or ends at ``stop``."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the response's text; its token ids are never changed."""
+
+    @model_validator(mode="after")
+    def _room_for_the_least(self) -> "SamplingConfig":
+        if self.min_new_tokens > self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens ({self.min_new_tokens}) must not be above max_new_tokens ({self.max_new_tokens})"
+            )
+        return self
 
 
 # SGLang options that the system sets itself, and the field that decides each.

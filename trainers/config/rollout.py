@@ -1,8 +1,8 @@
 """How many samples, how they are drawn, and how long that may take."""
 
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from engines.config import Positive, SamplingConfig, Seconds, Section
 from trainers.config.reward import ExactMatchRewardConfig, RewardConfig
@@ -19,6 +19,9 @@ class RolloutConfig(Section):
     reward: RewardConfig = ExactMatchRewardConfig()
     timeout_s: Seconds = 1800.0
     """For one rollout, generation and rewards together."""
+    sample_timeout_s: Seconds | None = None
+    """For generating one sample, its tools and turns included; one that takes longer is ``failed`` and has no part in
+    the training. Unset, only ``timeout_s`` and ``engine.request_timeout_s`` hold, which fail the rollout."""
     over_sampling_batch_size: Positive | None = None
     """Prompts that are started at a time; unset, ``rollout_batch_size``. What is left over once enough groups are
     ready is aborted."""
@@ -29,6 +32,8 @@ class RolloutConfig(Section):
     """Aborted samples keep their tokens and go on in a later rollout; otherwise their prompts begin anew."""
     mask_offpolicy_in_partial_rollout: bool = False
     """Train on the tokens of the current weight version alone."""
+    max_staleness: Annotated[int, Field(ge=0)] | None = None
+    """With ``partial_rollout``: a sample whose oldest token is more weight versions old than this begins anew."""
 
     @property
     def prompts_at_a_time(self) -> int:
@@ -43,6 +48,12 @@ class RolloutConfig(Section):
             )
         if self.mask_offpolicy_in_partial_rollout and not self.partial_rollout:
             raise ValueError("mask_offpolicy_in_partial_rollout only applies when partial_rollout is true")
+        if self.max_staleness is not None and not self.partial_rollout:
+            raise ValueError("max_staleness only applies when partial_rollout is true")
+        if self.sample_timeout_s is not None and self.sample_timeout_s > self.timeout_s:
+            raise ValueError(
+                f"sample_timeout_s ({self.sample_timeout_s:g}) must not be above timeout_s ({self.timeout_s:g})"
+            )
         if keep is not None and keep not in SHIPPED_FILTERS and "." not in keep and ":" not in keep:
             raise ValueError(
                 f"dynamic_sampling_filter {keep!r} is neither package.module:function nor one of "

@@ -16,6 +16,8 @@ from trainers.rollout.stats import stats_of
 
 STOP_TIMEOUT_S = 60.0
 """For aborted requests to come back with what they have."""
+STOP_INTERVAL_S = 0.5
+"""Until requests that have not come back are aborted again: they were on their way when they were first."""
 
 
 async def generate_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
@@ -36,23 +38,22 @@ async def generate_rollout(context: RolloutContext, rollout_id: int) -> RolloutO
     kept: list[list[Sample]] = []
     dropped: list[list[Sample]] = []
     surplus: list[_Surplus] = []
+    ended: asyncio.Queue[asyncio.Task[list[Sample]]] = asyncio.Queue()
     deadline = asyncio.timeout(config.timeout_s)
     try:
         async with deadline:
             while not ledger.complete:
                 while ledger.wants_more:
-                    _start(context, config, filler, ledger, running)
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-                for task in [each for each in running if each in done]:
-                    group, pristine = task.result(), running.pop(task)
-                    if ledger.complete:
-                        surplus.append(_Surplus(group, pristine))
-                    elif keep is None or keep(group):
-                        kept.append(group)
-                        ledger.keep()
-                    else:
-                        dropped.append(group)
-                        ledger.drop()
+                    _start(context, config, filler, ledger, running, ended)
+                task = await ended.get()
+                group = task.result()
+                del running[task]
+                if keep is None or keep(group):
+                    kept.append(group)
+                    ledger.keep()
+                else:
+                    dropped.append(group)
+                    ledger.drop()
             surplus += await _stop(filler, running)
     except TimeoutError:
         if not deadline.expired():
@@ -61,14 +62,16 @@ async def generate_rollout(context: RolloutContext, rollout_id: int) -> RolloutO
     finally:
         await _cancel(running)
     if surplus:
-        ledger.give_back(len(surplus))
         surplus.sort(key=lambda each: each.pristine[0].index)
-        context.data.put_back([each.group if each.can_go_on(config) else each.pristine for each in surplus])
+        left = [each.group if each.can_go_on(config) else each.pristine for each in surplus]
+        ledger.give_back(len(left), tokens=sum(sample.response_length for group in left for sample in group))
+        context.data.put_back(left)
     kept.sort(key=lambda group: group[0].index)
     stats = stats_of(
         kept,
         weight_version=context.weight_version,
         continued=filler.continued,
+        late=filler.late,
         judging_s=filler.judging_s,
         seconds=time.perf_counter() - started,
     )
@@ -102,23 +105,37 @@ def _start(
     filler: Filler,
     ledger: Ledger,
     running: dict[asyncio.Task[list[Sample]], list[Sample]],
+    ended: asyncio.Queue[asyncio.Task[list[Sample]]],
 ) -> None:
     groups = context.data.next_groups(config.prompts_at_a_time, config.n_samples_per_prompt)
-    resumed = sum(any(sample.status is not SampleStatus.PENDING for sample in group) for group in groups)
-    ledger.start(len(groups), resumed=resumed)
+    resumed = restarted = 0
+    for group in groups:
+        resumed += any(sample.status is not SampleStatus.PENDING for sample in group)
+        if config.max_staleness is not None:
+            too_old = [_is_older(sample, context.weight_version - config.max_staleness) for sample in group]
+            group[:] = [fresh(sample) if old else sample for sample, old in zip(group, too_old, strict=True)]
+            restarted += any(too_old)
+    ledger.start(len(groups), resumed=resumed, restarted=restarted)
     for group in groups:
         pristine = [fresh(sample) for sample in group]
-        running[asyncio.create_task(filler.fill(group))] = pristine
+        task = asyncio.create_task(filler.fill(group))
+        task.add_done_callback(ended.put_nowait)
+        running[task] = pristine
+
+
+def _is_older(sample: Sample, weight_version: int) -> bool:
+    return bool(sample.weight_versions) and min(sample.weight_versions) < weight_version
 
 
 async def _stop(filler: Filler, running: dict[asyncio.Task[list[Sample]], list[Sample]]) -> list[_Surplus]:
-    """End what still runs: groups with all that they have."""
-    if not running:
-        return []
-    await filler.stop()
-    await asyncio.wait(running, timeout=STOP_TIMEOUT_S)
+    """End what still runs: groups with all that they have. One that does not end in time begins anew."""
+    left = set(running)
+    patience = asyncio.get_running_loop().time() + STOP_TIMEOUT_S
+    while left and asyncio.get_running_loop().time() < patience:
+        await filler.stop()
+        _, left = await asyncio.wait(left, timeout=STOP_INTERVAL_S)
     stopped = [
-        _Surplus(task.result() if task.done() else pristine, pristine)  # what broke in one of them is raised
+        _Surplus(pristine if task in left else task.result(), pristine)  # what broke in one of them is raised
         for task, pristine in running.items()
     ]
     await _cancel(running)

@@ -3,15 +3,16 @@ generate."""
 
 import asyncio
 import time
-from dataclasses import replace
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
 from engines.config import SamplingConfig
-from engines.types import Sample, SampleStatus
-from trainers.errors import DataInvalid
-from trainers.rollout.protocols import RewardFunction, RolloutContext
+from engines.types import Generation, Sample, SampleStatus
+from trainers.errors import DataInvalid, RunError
+from trainers.rollout.protocols import Generator, RewardFunction, RolloutContext
 
 SAMPLING = "sampling_params"
 """The key of a sample's metadata that changes how it alone is sampled."""
@@ -30,10 +31,16 @@ class Filler:
         self._reward = reward
         self._name = name
         self._stopping = False
+        self._judging: set[asyncio.Task[Any]] = set()
+        self._started = time.monotonic()
         self._shown_at = 0.0
+        self._tokens = 0
         self.total = self.generated = self.finished = 0
         """Samples."""
         self.continued = 0
+        """Times that an engine ended a response early and it was continued."""
+        self.late = 0
+        """Samples that took longer than ``rollout.sample_timeout_s``."""
         self.judging_s = 0.0
 
     async def fill(self, group: list[Sample]) -> list[Sample]:
@@ -54,8 +61,11 @@ class Filler:
         return made
 
     async def stop(self) -> None:
-        """Let every request end short, with what it has; nothing is judged any more."""
+        """Let every request end short, with what it has; nothing is judged any more. Call again while any is left:
+        a request that is just on its way to an engine misses the first."""
         self._stopping = True
+        for task in self._judging:
+            task.cancel()
         await self._context.client.abort(f"{self._name}-")
 
     @property
@@ -63,46 +73,88 @@ class Filler:
         return getattr(self._reward, "by_group", False)
 
     async def _fill_one(self, sample: Sample) -> list[Sample]:
-        made = [sample]
-        if not _has_response(sample):
-            made = await self._generate(sample)
+        before = sample.response_length
+        made = [sample] if _has_response(sample) else await self._generate(sample)
+        self._tokens += sum(each.response_length for each in made) - before
         self.generated += 1
         self._show()
         if not self._by_group:
             for each in made:
-                if _has_response(each) and each.reward is None and not self._stopping:
-                    begin = time.perf_counter()
-                    _settle(each, await self._reward(each))
-                    self.judging_s += time.perf_counter() - begin
+                if _has_response(each) and each.status is not SampleStatus.FAILED and each.reward is None:
+                    found = await self._judged(self._reward(each))
+                    if found is not None:
+                        _settle(each, found[0])
         self.finished += 1
         self._show()
         return made
 
     async def _judge_group(self, group: list[Sample]) -> None:
-        if self._stopping or all(sample.reward is not None for sample in group):
+        if all(sample.reward is not None or sample.status is SampleStatus.FAILED for sample in group):
             return
-        begin = time.perf_counter()
         reward: Any = self._reward
-        for sample, value in zip(group, await reward.score_group(group), strict=True):
-            _settle(sample, value)
-        self.judging_s += (time.perf_counter() - begin) * len(group)
+        scoring: Awaitable[Sequence[float | None]] = reward.score_group(group)
+        if (found := await self._judged(scoring)) is not None:
+            for sample, value in zip(group, found[0], strict=True):
+                if sample.status is not SampleStatus.FAILED:
+                    _settle(sample, value)
+
+    async def _judged[T](self, judging: Awaitable[T]) -> tuple[T] | None:
+        """What the judge says; None when the rollout stopped first, as it does not wait for those that it leaves."""
+        task = asyncio.ensure_future(judging)
+        if self._stopping:
+            task.cancel()
+        self._judging.add(task)
+        begin = time.perf_counter()
+        try:
+            return (await task,)
+        except asyncio.CancelledError:
+            asking = asyncio.current_task()
+            if self._stopping and not (asking is not None and asking.cancelling()):
+                return None
+            raise
+        finally:
+            self._judging.discard(task)
+            self.judging_s += time.perf_counter() - begin
 
     async def _generate(self, sample: Sample) -> list[Sample]:
         sampling = sampling_of(sample, self._sampling)
-        if (generate := self._context.doors.generate) is not None:
-            made = await generate(self._context, sample, sampling)
-            return made if isinstance(made, list) else [made]
-        await self._continue(sample, sampling)
-        return [sample]
+        generate = self._context.doors.generate
+        before = _copy(sample) if generate is not None else sample
+        deadline = asyncio.timeout(self._context.config.rollout.sample_timeout_s)
+        try:
+            async with deadline:
+                if generate is None:
+                    await self._continue(sample, sampling)
+                    return [sample]
+                made = await generate(self._scoped(sample), sample, sampling)
+                return made if isinstance(made, list) else [made]
+        except RolloutStopped:
+            return [before]  # a conversation that was cut has no half that could go on
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            self.late += 1
+            lost = fresh(sample)
+            lost.status = SampleStatus.FAILED
+            return [lost]
+
+    def _scoped(self, sample: Sample) -> RolloutContext:
+        client = _Scoped(self, self._context.client, f"{self._name}-{sample.index}")
+        return replace(self._context, client=client)
 
     async def _continue(self, sample: Sample, sampling: SamplingConfig) -> None:
         """Sample until the policy stops or the budget is spent. An engine that is aborted, say for a weight update,
         returns what it has: the rest is sampled from there, and each token keeps the version it came from."""
         attempt = fruitless = 0
+        if sample.response_length >= sampling.max_new_tokens:  # a smaller budget than the one it began with
+            sample.status = SampleStatus.TRUNCATED
+            return
         while True:
+            if self._stopping:  # while it waited here
+                return
             generation = await self._context.client.generate(
                 sample.tokens,
-                sampling,
+                _rest(sampling, sample.response_length),
                 rid=f"{self._name}-{sample.index}-{attempt}",
                 max_new_tokens=sampling.max_new_tokens - sample.response_length,
             )
@@ -112,9 +164,9 @@ class Filler:
             if sample.response_length >= sampling.max_new_tokens:
                 sample.status = SampleStatus.TRUNCATED
                 return
+            attempt += 1
             if self._stopping:
                 return
-            attempt += 1
             self.continued += 1
             if generation.output_ids:
                 fruitless = 0
@@ -129,7 +181,48 @@ class Filler:
             self._shown_at = now
             judging = self.generated - self.finished
             waiting = f", {judging} wait for their reward" if judging else ""
-            self._context.progress(f"{self._name}: {self.finished} of {self.total} samples{waiting}")
+            passed = now - self._started
+            speed = f", {self._tokens / passed:.0f} tokens/s" if passed >= _PROGRESS_INTERVAL_S else ""
+            self._context.progress(f"{self._name}: {self.finished} of {self.total} samples{speed}{waiting}")
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopping
+
+
+class RolloutStopped(RunError):
+    """The rollout has enough: it begins no more requests."""
+
+
+@dataclass(slots=True)
+class _Scoped:
+    """The engines, for the function that generates for one sample: its requests end with the rollout's."""
+
+    filler: Filler
+    client: Generator
+    name: str
+    count: int = 0
+
+    async def generate(
+        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+    ) -> Generation:
+        if self.filler.stopping:
+            raise RolloutStopped("the rollout has enough groups: this sample begins anew in a later one")
+        self.count += 1
+        return await self.client.generate(
+            input_ids, sampling, rid=f"{self.name}-{self.count}-{rid}", max_new_tokens=max_new_tokens
+        )
+
+    async def abort(self, rid: str) -> None:
+        for number in range(1, self.count + 1):
+            await self.client.abort(f"{self.name}-{number}-{rid}")
+
+
+def _rest(sampling: SamplingConfig, spent: int) -> SamplingConfig:
+    """For a response that has ``spent`` tokens."""
+    if not spent or not sampling.min_new_tokens:
+        return sampling
+    return sampling.model_copy(update={"min_new_tokens": max(0, sampling.min_new_tokens - spent)})
 
 
 def sampling_of(sample: Sample, sampling: SamplingConfig) -> SamplingConfig:
@@ -153,7 +246,7 @@ def sampling_of(sample: Sample, sampling: SamplingConfig) -> SamplingConfig:
 
 
 def fresh(sample: Sample) -> Sample:
-    """The sample as it was before anything was generated for it."""
+    """A sample as this one was before anything was generated for it."""
     return replace(
         sample,
         tokens=sample.prompt_tokens,
@@ -164,6 +257,17 @@ def fresh(sample: Sample) -> Sample:
         status=SampleStatus.PENDING,
         rollout_log_probs=[],
         weight_versions=[],
+        metadata=dict(sample.metadata),
+    )
+
+
+def _copy(sample: Sample) -> Sample:
+    return replace(
+        sample,
+        tokens=list(sample.tokens),
+        loss_mask=list(sample.loss_mask),
+        rollout_log_probs=list(sample.rollout_log_probs),
+        weight_versions=list(sample.weight_versions),
         metadata=dict(sample.metadata),
     )
 

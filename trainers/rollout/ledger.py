@@ -14,6 +14,10 @@ class Ledger:
     given_back: int = 0
     resumed: int = 0
     """Of the started, those that had begun in an earlier rollout."""
+    restarted: int = 0
+    """Of the started, those that had begun too long ago and begin anew, in part at least."""
+    given_back_tokens: int = 0
+    """Sampled tokens of the given back, kept for a later rollout."""
 
     @property
     def running(self) -> int:
@@ -28,9 +32,10 @@ class Ledger:
     def complete(self) -> bool:
         return self.kept == self.target
 
-    def start(self, groups: int, *, resumed: int = 0) -> None:
+    def start(self, groups: int, *, resumed: int = 0, restarted: int = 0) -> None:
         self.started += groups
         self.resumed += resumed
+        self.restarted += restarted
 
     def keep(self) -> None:
         assert self.running > 0 and not self.complete
@@ -40,9 +45,10 @@ class Ledger:
         assert self.running > 0
         self.dropped += 1
 
-    def give_back(self, groups: int) -> None:
+    def give_back(self, groups: int, *, tokens: int = 0) -> None:
         assert 0 <= groups <= self.running
         self.given_back += groups
+        self.given_back_tokens += tokens
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -50,4 +56,6 @@ class Ledger:
             "num_groups_dropped": float(self.dropped),
             "num_groups_given_back": float(self.given_back),
             "num_groups_resumed": float(self.resumed),
+            "num_groups_restarted": float(self.restarted),
+            "num_tokens_carried_over": float(self.given_back_tokens),
         }

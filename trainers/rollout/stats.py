@@ -27,6 +27,10 @@ class RolloutStats:
     """Of the responses, those sampled in earlier rollouts too."""
     stale_fraction: float
     """Mask-1 tokens of an earlier weight version than the rollout's, of all response tokens."""
+    max_staleness: int
+    """Weight versions between the rollout's and that of the oldest token."""
+    num_late: int
+    """Samples that took longer than ``rollout.sample_timeout_s``, dropped groups' too."""
     judge_s: float
     """Mean time that a sample waited for its reward."""
     seconds: float
@@ -46,6 +50,8 @@ class RolloutStats:
             "num_continued": float(self.num_continued),
             "num_tokens": float(self.num_tokens),
             "stale_fraction": self.stale_fraction,
+            "max_staleness": float(self.max_staleness),
+            "num_late": float(self.num_late),
             "judge_s": self.judge_s,
             "rollout_s": self.seconds,
             "tokens_per_s": self.tokens_per_s,
@@ -53,17 +59,26 @@ class RolloutStats:
 
 
 def stats_of(
-    groups: Iterable[Sequence[Sample]], *, weight_version: int, continued: int, judging_s: float, seconds: float
+    groups: Iterable[Sequence[Sample]],
+    *,
+    weight_version: int,
+    continued: int,
+    late: int,
+    judging_s: float,
+    seconds: float,
 ) -> RolloutStats:
     """``judging_s``: the sum over samples."""
     samples = [sample for group in groups for sample in group]
     rewards = [sample.reward for sample in samples if is_trainable(sample) and sample.reward is not None]
     tokens = sum(sample.response_length for sample in samples)
-    stale = sum(
-        bit and version < weight_version
-        for sample in samples
-        for bit, version in zip(sample.loss_mask, sample.weight_versions, strict=True)
-    )
+    oldest = min((min(sample.weight_versions) for sample in samples if sample.weight_versions), default=weight_version)
+    stale = 0
+    for sample in samples:
+        if sample.weight_versions and min(sample.weight_versions) < weight_version:
+            stale += sum(
+                bit and version < weight_version
+                for bit, version in zip(sample.loss_mask, sample.weight_versions, strict=True)
+            )
     count = max(len(samples), 1)
     return RolloutStats(
         reward=statistics.fmean(rewards) if rewards else math.nan,
@@ -75,6 +90,8 @@ def stats_of(
         num_continued=continued,
         num_tokens=tokens,
         stale_fraction=stale / max(tokens, 1),
+        max_staleness=max(weight_version - oldest, 0),
+        num_late=late,
         judge_s=judging_s / count,
         seconds=seconds,
     )

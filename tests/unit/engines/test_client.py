@@ -86,7 +86,7 @@ async def test_ids_log_probs_version_and_finish_reason_are_the_engines(server: S
     assert (generation.weight_version, generation.finish_reason, generation.text) == (3, FinishReason.LENGTH, "ab")
     assert generation.rid == "r1"
     (body,) = server.seen
-    assert body["input_ids"] == [1, 2, 3] and body["rid"] == "r1" and body["return_logprob"] is True
+    assert body["input_ids"] == [1, 2, 3] and body["rid"] == "r1~0" and body["return_logprob"] is True
     assert body["sampling_params"] == {
         "temperature": 0.7,
         "top_p": 0.9,
@@ -105,7 +105,7 @@ async def test_a_busy_or_broken_connection_is_tried_again_under_a_new_id(server:
     server.script = [lambda _: web.Response(status=503, text="no workers"), drop, good]
     async with client(server) as to:
         assert (await to.generate([1], SAMPLING, rid="r")).output_ids == [11, 12]
-    assert [body["rid"] for body in server.seen] == ["r", "r~1", "r~2"]
+    assert [body["rid"] for body in server.seen] == ["r~0", "r~1", "r~2"]
 
 
 async def test_retries_end(server: Server) -> None:
@@ -134,7 +134,7 @@ async def test_an_engine_that_hangs_is_given_up_and_told_so(server: Server) -> N
     async with client(server, request_timeout_s=0.3) as to:
         with pytest.raises(WaitTimeout, match="request r was not answered"):
             await asyncio.wait_for(to.generate([1], SAMPLING, rid="r"), 10)
-    assert server.aborted == ["r"]
+    assert server.aborted == ["r~0"]
 
 
 async def test_a_cancelled_request_is_ended_at_the_engine(server: Server) -> None:
@@ -147,7 +147,7 @@ async def test_a_cancelled_request_is_ended_at_the_engine(server: Server) -> Non
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert server.aborted == ["r"]
+    assert server.aborted == ["r~0"]
 
 
 @pytest.mark.parametrize(
@@ -179,3 +179,55 @@ async def test_requests_in_flight_are_bounded(server: Server) -> None:
         await asyncio.gather(*(to.generate([1], SAMPLING, rid=f"r{i}") for i in range(20)))
     assert len(server.seen) == 20
     assert 1 <= server.most_at_once <= 3
+
+
+async def test_abort_ends_calls_by_the_beginning_of_their_id_and_no_others(server: Server) -> None:
+    """The engine knows only whole ids, and ends what begins with one; those that wait for their turn never reach it."""
+    server.script = [asyncio.Event()]
+    async with client(server, max_concurrency=3) as to:
+        names = ["a-1", "a-10", "b-1", "a-2", "b-2"]
+        calls = {name: asyncio.create_task(to.generate([1], SAMPLING, rid=name)) for name in names}
+        async with asyncio.timeout(10):
+            while len(server.seen) < 3:
+                await asyncio.sleep(0.01)
+        await to.abort("a-")
+        waited = await asyncio.wait_for(calls["a-2"], 10)
+        assert (waited.output_ids, waited.finish_reason) == ([], FinishReason.ABORT)
+        assert sorted(server.aborted) == ["a-10~0", "a-1~0"]
+        assert not any(a != b and a.startswith(b) for a in server.aborted for b in server.aborted)
+        assert not calls["b-1"].done() and not calls["b-2"].done()
+        for call in calls.values():
+            call.cancel()
+        await asyncio.gather(*calls.values(), return_exceptions=True)
+
+
+async def test_an_empty_prompt_is_refused_before_it_kills_an_engine(server: Server) -> None:
+    server.script = [good]
+    async with client(server) as to:
+        with pytest.raises(EngineRefused, match="request r: the prompt is empty"):
+            await to.generate([], SAMPLING, rid="r")
+    assert server.seen == []
+
+
+async def test_every_sampling_parameter_reaches_the_engine(server: Server) -> None:
+    server.script = [good]
+    sampling = SamplingConfig(min_p=0.1, max_new_tokens=9, min_new_tokens=4, ignore_eos=True, skip_special_tokens=False)
+    async with client(server) as to:
+        await to.generate([1], sampling, rid="r")
+        await to.generate([1], sampling, rid="s", max_new_tokens=3)
+    expected = {"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.1, "max_new_tokens": 9, "min_new_tokens": 4}
+    expected |= {"ignore_eos": True, "skip_special_tokens": False}
+    assert server.seen[0]["sampling_params"] == expected
+    assert server.seen[1]["sampling_params"] == expected | {"max_new_tokens": 3, "min_new_tokens": 3}
+
+
+async def test_a_turn_is_given_back_when_its_call_is_cancelled_in_the_queue(server: Server) -> None:
+    server.script = [good]
+    async with client(server, max_concurrency=1) as to:
+        for _ in range(20):
+            calls = [asyncio.create_task(to.generate([1], SAMPLING, rid=f"r{i}")) for i in range(6)]
+            await asyncio.sleep(0)
+            for call in calls[1::2]:
+                call.cancel()
+            await asyncio.gather(*calls, return_exceptions=True)
+        assert (await asyncio.wait_for(to.generate([1], SAMPLING, rid="last"), 10)).output_ids == [11, 12]

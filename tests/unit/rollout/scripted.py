@@ -60,9 +60,20 @@ class Engine:
 
 @dataclass
 class RandomEngine(Engine):
-    """Takes a random number of turns of the event loop for each token, and returns what it has when it is aborted."""
+    """Takes a random number of turns of the event loop for each token, and returns what it has when it is aborted: a
+    request that is on its way, and all that come later, miss an abort, as they do at a real engine."""
 
     rng: random.Random = field(default_factory=random.Random)
+    cut: float = 0.0
+    """How likely the engine ends a response by itself before a token."""
+    running: dict[str, bool] = field(default_factory=dict[str, bool])
+    """By id: whether it is to end."""
+
+    async def abort(self, rid: str) -> None:
+        self.aborted.append(rid)
+        for each in self.running:
+            if each.startswith(rid):
+                self.running[each] = True
 
     async def generate(
         self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
@@ -71,12 +82,19 @@ class RandomEngine(Engine):
         left = min(
             self.length - (len(input_ids) - 2), sampling.max_new_tokens if max_new_tokens is None else max_new_tokens
         )
-        for count in range(left):
-            for _ in range(self.rng.randrange(4)):
-                await asyncio.sleep(0)
-            if any(rid.startswith(prefix) for prefix in self.aborted):
-                return self.answer(input_ids, count, rid, FinishReason.ABORT, self.version or 0)
-        return self.answer(input_ids, left, rid, self.end, self.version or 0)
+        for _ in range(self.rng.randrange(3)):
+            await asyncio.sleep(0)
+        assert rid not in self.running, "two requests with one id"
+        self.running[rid] = False
+        try:
+            for count in range(left):
+                for _ in range(self.rng.randrange(4)):
+                    await asyncio.sleep(0)
+                if self.running[rid] or self.rng.random() < self.cut:
+                    return self.answer(input_ids, count, rid, FinishReason.ABORT, self.version or 0)
+            return self.answer(input_ids, left, rid, self.end, self.version or 0)
+        finally:
+            del self.running[rid]
 
 
 class Prompts:

@@ -5,16 +5,20 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from engines.config import SamplingConfig
 from engines.errors import EngineLost
 from engines.types import FinishReason, Generation, Sample, SampleStatus
 from tests.unit.rollout.scripted import Engine, Prompts, RandomEngine, context
+from trainers.config import RolloutConfig
 from trainers.errors import DataInvalid, RolloutFailed
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.default import generate_rollout
@@ -218,7 +222,24 @@ async def test_equal_rewards_are_not_worth_training_on() -> None:
     assert [group[0].group_index for group in output.groups] == [1, 3]
 
 
-@given(
+@dataclass(frozen=True)
+class Schedule:
+    """One history of a few rollouts over one data source."""
+
+    seed: int
+    target: int
+    extra: int
+    n_samples: int
+    partial: bool
+    drop: int | None
+    rollouts: int
+    conversation: bool
+    by_group: bool
+    max_staleness: int | None
+
+
+schedules = st.builds(
+    Schedule,
     seed=st.integers(0, 2**32),
     target=st.integers(1, 4),
     extra=st.integers(0, 4),
@@ -226,25 +247,47 @@ async def test_equal_rewards_are_not_worth_training_on() -> None:
     partial=st.booleans(),
     drop=st.sampled_from([None, 2, 3]),
     rollouts=st.integers(1, 4),
+    conversation=st.booleans(),
+    by_group=st.booleans(),
+    max_staleness=st.sampled_from([None, 0, 1]),
 )
+
+
+@given(schedule=schedules)
 @settings(max_examples=1000, deadline=None)
-def test_every_group_is_accounted_for_under_any_schedule(
-    seed: int, target: int, extra: int, n_samples: int, partial: bool, drop: int | None, rollouts: int
-) -> None:
-    asyncio.run(_accounted(seed, target, extra, n_samples, partial, drop, rollouts))
+def test_every_group_is_accounted_for_under_any_schedule(schedule: Schedule) -> None:
+    async def accounted() -> None:
+        try:
+            await _accounted(schedule)
+        finally:
+            assert asyncio.all_tasks() == {asyncio.current_task()}, "something was left running"
+
+    asyncio.run(accounted())
 
 
-async def _accounted(
-    seed: int, target: int, extra: int, n_samples: int, partial: bool, drop: int | None, rollouts: int
-) -> None:
-    rng = random.Random(seed)
+async def in_two_turns(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+    """A function of the user's that goes on after an abort, whatever it means."""
+    while sample.response_length < 5:
+        budget = 2 if sample.response_length < 2 else 5
+        sample.append_sampled(
+            await context.client.generate(
+                sample.tokens, sampling, rid="turn", max_new_tokens=budget - sample.response_length
+            )
+        )
+    sample.status = SampleStatus.COMPLETED
+    return [sample]
+
+
+async def _accounted(of: Schedule) -> None:
+    rng = random.Random(of.seed)
     source = Prompts()
     data = Buffer(source)
     trained: list[int] = []
     dropped: list[int] = []
+    unfinished = tokens = 0
 
     def keep(group: list[Sample]) -> bool:
-        kept = drop is None or group[0].group_index % drop != 0
+        kept = of.drop is None or group[0].group_index % of.drop != 0
         if not kept:
             dropped.append(group[0].group_index)
         return kept
@@ -252,45 +295,147 @@ async def _accounted(
     async def judge(sample: Sample) -> float:
         for _ in range(rng.randrange(3)):
             await asyncio.sleep(0)
+        assert sample.status is SampleStatus.COMPLETED
         return float(sample.index)
 
-    for rollout_id in range(rollouts):
-        engine = RandomEngine(rng=rng, version=rollout_id, length=5)
+    async def judge_group(samples: Sequence[Sample]) -> list[Verdict | None]:
+        assert len(samples) == of.n_samples
+        return [Verdict(await judge(sample)) for sample in samples]
+
+    reward: Any = Reward(None, group_judge=judge_group, resources=AsyncExitStack()) if of.by_group else judge
+    staleness = {"max_staleness": of.max_staleness} if of.partial else {}
+    for rollout_id in range(of.rollouts):
+        engine = RandomEngine(rng=rng, version=rollout_id, length=5, cut=rng.choice([0.0, 0.1]))
         output = await generate_rollout(
             context(
                 engine,
-                judge,
+                reward,
                 data=data,
-                doors=RolloutDoors(dynamic_sampling_filter=keep),
+                doors=RolloutDoors(dynamic_sampling_filter=keep, generate=in_two_turns if of.conversation else None),
                 version=rollout_id,
-                rollout_batch_size=target,
-                n_samples_per_prompt=n_samples,
-                over_sampling_batch_size=target + extra,
-                partial_rollout=partial,
+                max_new_tokens=5,
+                rollout_batch_size=of.target,
+                n_samples_per_prompt=of.n_samples,
+                over_sampling_batch_size=of.target + of.extra,
+                partial_rollout=of.partial,
+                **staleness,
             ),
             rollout_id,
         )
         metrics = output.metrics
-        assert len(output.groups) == target
-        assert metrics["num_groups_started"] == (
-            target + metrics["num_groups_dropped"] + metrics["num_groups_given_back"]
-        )
+        assert engine.running == {}
+        assert len(output.groups) == of.target
+        given_back = metrics["num_groups_given_back"]
+        assert metrics["num_groups_started"] == of.target + metrics["num_groups_dropped"] + given_back
+        assert metrics["num_groups_resumed"] <= unfinished
         for group in output.groups:
             trained.append(group[0].group_index)
-            assert len(group) == n_samples
+            assert len(group) == of.n_samples
             for sample in group:
                 assert sample.tokens == list(range(9, 16)), "each token once, whatever was cut"
                 assert sample.reward == float(sample.index)
-                assert len(sample.weight_versions) == len(sample.rollout_log_probs) == sample.response_length == 5
+                assert sample.rollout_log_probs == [-token / 100 for token in range(11, 16)]
+                assert len(sample.weight_versions) == len(sample.loss_mask) == sample.response_length == 5
                 assert sample.weight_versions == sorted(sample.weight_versions)
-                assert partial or set(sample.weight_versions) == {rollout_id}
+                assert of.partial or set(sample.weight_versions) == {rollout_id}
+                if of.partial and of.max_staleness is not None:
+                    assert rollout_id - sample.weight_versions[0] <= of.max_staleness
         # Through a checkpoint and back between any two rollouts.
         again = Buffer(source)
         again.load_state(data.state())
         data = again
+        held = [sample for group in data.state()["waiting"] for sample in group]
+        tokens = sum(sample["response_length"] for sample in held)
+        unfinished = data.num_waiting
+        assert of.partial or tokens == 0
+        assert metrics["num_tokens_carried_over"] <= tokens
+        assert all(s["response_length"] == len(s["weight_versions"]) == len(s["tokens"]) - 2 for s in held)
     # Every prompt that was ever handed out was trained on once, dropped once, or waits: none twice, none missing.
-    left = [group[0].group_index for group in data.next_groups(data.num_waiting, n_samples)] if data.num_waiting else []
-    assert sorted(trained + dropped + left) == list(range(source.next))
+    left = data.next_groups(data.num_waiting, of.n_samples) if data.num_waiting else []
+    assert sorted(trained + dropped + [group[0].group_index for group in left]) == list(range(source.next))
+    indices = [sample.index for group in left for sample in group]
+    assert len(set(indices)) == len(indices) == len(left) * of.n_samples
+
+
+async def test_a_judge_that_hangs_on_the_surplus_holds_nothing_up() -> None:
+    async def judge(sample: Sample) -> float:
+        if sample.index:
+            await asyncio.Event().wait()
+        return 1.0
+
+    data = Buffer(Prompts())
+    over = context(Engine(), judge, data=data, n_samples_per_prompt=1, over_sampling_batch_size=3, partial_rollout=True)
+    output = await asyncio.wait_for(generate_rollout(over, 0), 10)
+    assert [group[0].index for group in output.groups] == [0]
+    [[second], [third]] = data.next_groups(2, 1)
+    assert [(s.index, s.status, s.reward) for s in (second, third)] == [
+        (1, SampleStatus.COMPLETED, None),
+        (2, SampleStatus.COMPLETED, None),
+    ]
+
+
+async def test_a_request_that_misses_the_abort_is_aborted_again() -> None:
+    class Deaf(RandomEngine):
+        """The second prompt is on its way until the rollout has tried to abort it once."""
+
+        async def generate(
+            self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+        ) -> Generation:
+            if "-1-" not in rid:
+                return await super().generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
+            while not self.aborted:
+                await asyncio.sleep(0)
+            self.running[rid] = False
+            while not self.running[rid]:
+                await asyncio.sleep(0.01)
+            return self.answer(input_ids, 2, rid, FinishReason.ABORT, 0)
+
+    engine = Deaf()
+    output = await asyncio.wait_for(
+        generate_rollout(context(engine, n_samples_per_prompt=1, over_sampling_batch_size=2, partial_rollout=True), 0),
+        20,
+    )
+    assert output.metrics["num_tokens_carried_over"] == 2
+    assert engine.aborted == ["rollout-0-", "rollout-0-"]
+
+
+async def test_a_sample_that_takes_too_long_is_failed_and_the_others_go_on() -> None:
+    output = await generate_rollout(context(Stuck(), n_samples_per_prompt=3, sample_timeout_s=0.2), 3)
+    statuses = [sample.status for sample in output.groups[0]]
+    assert statuses == [SampleStatus.COMPLETED, SampleStatus.FAILED, SampleStatus.COMPLETED]
+    assert [sample.reward for sample in output.groups[0]] == [1.0, None, 1.0]
+    assert (output.metrics["num_late"], output.metrics["num_left_out"]) == (1.0, 1.0)
+
+
+async def test_a_response_that_goes_on_owes_only_the_rest_of_its_least_length() -> None:
+    asked: list[int] = []
+
+    class Noting(Engine):
+        async def generate(
+            self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+        ) -> Generation:
+            asked.append(sampling.min_new_tokens)
+            return await super().generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
+
+    sampling = {"max_new_tokens": 8, "min_new_tokens": 5}
+    await generate_rollout(context(Noting(cuts=[3, 4]), n_samples_per_prompt=1, sampling=sampling), 0)
+    assert asked == [5, 2, 0]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"max_staleness": 1}, "max_staleness only applies when partial_rollout is true"),
+        ({"mask_offpolicy_in_partial_rollout": True}, "only applies when partial_rollout is true"),
+        ({"over_sampling_batch_size": 1, "rollout_batch_size": 2}, "must be at least rollout_batch_size"),
+        ({"sample_timeout_s": 9.0, "timeout_s": 8.0}, "must not be above timeout_s"),
+        ({"dynamic_sampling_filter": "reward_std"}, "neither package.module:function nor one of"),
+        ({"sampling": {"max_new_tokens": 3, "min_new_tokens": 4}}, "must not be above max_new_tokens"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        RolloutConfig.model_validate({"num_rollouts": 1, "rollout_batch_size": 1, **given})
 
 
 async def test_aborted_samples_go_on_where_they_were_and_old_tokens_can_be_masked() -> None:
