@@ -180,7 +180,7 @@ async def _data(
         prompts = await asyncio.to_thread(read, each.data(config.data), label_check(reward))
         sampling = each.sampling or config.eval.sampling or config.rollout.sampling
         sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(reward)))
-    return data, Evaluator(sets, config.eval, run_dir / "eval")
+    return data, Evaluator(sets, config.eval, run_dir / "eval", plugins)
 
 
 def _report_start(report: Reporter, state: TrainerState) -> None:

@@ -19,6 +19,23 @@ type PluginPath = Annotated[str, AfterValidator(_names_a_function)]
 """``package.module:function``, or slime's ``package.module.function``."""
 
 
+_GENERATING = (
+    "rollout_function",
+    "custom_generate_function",
+    "rollout_sample_filter",
+    "rollout_all_samples_process",
+)
+_READING = ("data_source", "buffer_filter")
+_EVALUATING = ("eval_function", "custom_eval_rollout_log_function")
+_TRAINING = (
+    "custom_reward_post_process",
+    "custom_model_provider",
+    "custom_megatron_init",
+    "custom_megatron_before_log_prob_hook",
+    "custom_megatron_before_train_step_hook",
+)
+
+
 class PluginsConfig(Section):
     """Functions of the user's, each by its path. They are found on ``runtime.python_path``; every one is loaded and
     its signature checked before any accelerator is taken. docs/plugins.md has their signatures."""
@@ -41,6 +58,21 @@ class PluginsConfig(Section):
     arguments: dict[str, Any] = Field(default_factory=dict)
     """Values for the user's functions alone: ``context.config.plugins.arguments``, and ``args.<name>`` in slime's
     form."""
+
+    def require_callers(self, *, generates: bool, reads_data: bool, evaluates: bool, trains: bool) -> None:
+        """Raises ValueError for a function that such a run never calls."""
+        for names, called, why in (
+            (
+                _GENERATING,
+                generates,
+                "this run generates nothing: its algorithm or debug.load_rollouts has the samples",
+            ),
+            (_READING, reads_data, "this run reads no prompts: it trains on the rollouts in debug.load_rollouts"),
+            (_EVALUATING, evaluates, "there is nothing to evaluate: add eval.sets"),
+            (_TRAINING, trains, "this run trains nothing: debug.mode is rollout_only"),
+        ):
+            if not called and (name := next((name for name in names if getattr(self, name) is not None), None)):
+                raise ValueError(f"plugins.{name} would never be called: {why}")
 
     @model_validator(mode="after")
     def _arguments_have_names(self) -> Self:

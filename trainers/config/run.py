@@ -74,6 +74,17 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _plugins_are_called(self) -> Self:
+        replays = self.debug.load_rollouts is not None
+        self.plugins.require_callers(
+            generates=not replays and rollout_function_of(self.algorithm) is None,
+            reads_data=not replays,
+            evaluates=bool(self.eval.sets),
+            trains=self.debug.trains,
+        )
+        return self
+
+    @model_validator(mode="after")
     def _sizes_agree(self) -> Self:
         trainer, world = self.trainer, self.resources.train_world_size
         if world % trainer.model_parallel_size:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from engines.config import SamplingConfig
 from engines.types import Sample
 from trainers.config import EvalConfig
 from trainers.errors import RolloutFailed
+from trainers.plugins.run import Plugins
 from trainers.rollout.estimates import summarize
 from trainers.rollout.filling import Filler
 from trainers.rollout.protocols import DataSource, RewardFunction, RolloutContext
@@ -43,16 +44,34 @@ class Evaluation:
 class Evaluator:
     """The eval sets of a run, and how they are asked."""
 
-    def __init__(self, sets: Sequence[EvalSet], config: EvalConfig, directory: Path) -> None:
+    def __init__(self, sets: Sequence[EvalSet], config: EvalConfig, directory: Path, plugins: Plugins) -> None:
+        """``plugins``: its ``eval_function`` asks in place of this, and its log function has a look at the metrics."""
         self._sets = sets
         self._config = config
         self._directory = directory
+        self._plugins = plugins
 
     @property
     def names(self) -> str:
         return ", ".join(each.name for each in self._sets)
 
     async def __call__(self, context: RolloutContext) -> list[Evaluation]:
+        """Every set with the version that the engines serve, which is the number of the next rollout."""
+        version = context.weight_version
+        if (own := self._plugins.eval_function) is not None:
+            answered = await own(context, version)
+            for name, groups in answered.items():
+                _check_version(name, groups, version)
+        else:
+            answered = await self._ask_all(context)
+        found: list[Evaluation] = []
+        for name, groups in answered.items():
+            each = await record(name, groups, version, self._config.pass_reward, self._directory)
+            metrics = await self._plugins.eval_metrics(version, {name: groups}, each.metrics)
+            found.append(replace(each, metrics=metrics))
+        return found
+
+    async def _ask_all(self, context: RolloutContext) -> dict[str, list[list[Sample]]]:
         async def answer(
             groups: list[list[Sample]], sampling: SamplingConfig, reward: RewardFunction, name: str
         ) -> list[list[Sample]]:
@@ -64,14 +83,7 @@ class Evaluator:
                 raise errors.exceptions[0] from errors  # the first cancelled the rest
             return [task.result() for task in filling]
 
-        return await evaluate(
-            self._sets,
-            answer,
-            weight_version=context.weight_version,
-            pass_reward=self._config.pass_reward,
-            timeout_s=self._config.timeout_s,
-            directory=self._directory,
-        )
+        return await ask(self._sets, answer, weight_version=context.weight_version, timeout_s=self._config.timeout_s)
 
 
 async def evaluate(
@@ -88,6 +100,14 @@ async def evaluate(
     Raises RolloutFailed when ``timeout_s`` passes first, or when an answer holds a token of another version than
     ``weight_version``: a figure that mixes policies belongs to none.
     """
+    answered = await ask(sets, answer, weight_version=weight_version, timeout_s=timeout_s)
+    return [await record(name, groups, weight_version, pass_reward, directory) for name, groups in answered.items()]
+
+
+async def ask(
+    sets: Sequence[EvalSet], answer: Answer, *, weight_version: int, timeout_s: float
+) -> dict[str, list[list[Sample]]]:
+    """The answers of all sets, asked at once, by the set's name. Raises as :func:`evaluate`."""
     beginnings = [each.data.state() for each in sets]
     try:
         async with asyncio.timeout(timeout_s):
@@ -101,26 +121,32 @@ async def evaluate(
     finally:
         for each, beginning in zip(sets, beginnings, strict=True):
             each.data.load_state(beginning)  # the next evaluation asks the same
-    found: list[Evaluation] = []
-    for each, groups in zip(sets, answered, strict=True):
-        path = directory / f"{each.name}-v{weight_version:07d}.jsonl"
-        samples = [sample for group in groups for sample in group]
-        await asyncio.to_thread(_write, path, samples)
-        found.append(Evaluation(each.name, _metrics(groups, pass_reward), path))
-    return found
+    return {each.name: groups for each, groups in zip(sets, answered, strict=True)}
+
+
+async def record(
+    name: str, groups: list[list[Sample]], weight_version: int, pass_reward: float, directory: Path
+) -> Evaluation:
+    """The figures of one set's answers, whose samples are written to ``directory``."""
+    path = directory / f"{name}-v{weight_version:07d}.jsonl"
+    await asyncio.to_thread(_write, path, [sample for group in groups for sample in group])
+    return Evaluation(name, _metrics(groups, pass_reward), path)
 
 
 async def _ask(each: EvalSet, answer: Answer, weight_version: int) -> list[list[Sample]]:
     groups = each.data.next_groups(len(each.data), each.n_samples)
     groups = await answer(groups, each.sampling, each.reward, f"eval-{each.name}-{weight_version}")
-    for group in groups:
-        for sample in group:
-            if strangers := set(sample.weight_versions) - {weight_version}:
-                raise RolloutFailed(
-                    f"the evaluation of {each.name}: sample {sample.index} holds tokens of weight version "
-                    f"{min(strangers)}, not {weight_version}"
-                )
+    _check_version(each.name, groups, weight_version)
     return groups
+
+
+def _check_version(name: str, groups: Iterable[Sequence[Sample]], weight_version: int) -> None:
+    for sample in (sample for group in groups for sample in group):
+        if strangers := set(sample.weight_versions) - {weight_version}:
+            raise RolloutFailed(
+                f"the evaluation of {name}: sample {sample.index} holds tokens of weight version {min(strangers)}, "
+                f"not {weight_version}"
+            )
 
 
 def _metrics(groups: Iterable[Sequence[Sample]], pass_reward: float) -> dict[str, float]:

@@ -103,7 +103,24 @@ def test_every_field_of_the_section_has_a_door_and_every_door_a_field() -> None:
     fields = set(type(config().plugins).model_fields) - {"arguments"}
     assert fields == {door.name for door in DOORS.values() if door.field.startswith("plugins.")}
     everything = dict.fromkeys(fields, "a.b:c")
-    assert {name for name, _, _ in named(config(everything))} == fields
+    sets = {"sets": [{"name": "s", "prompt_data": "/s.jsonl"}]}
+    assert {name for name, _, _ in named(config(everything, eval=sets))} == fields
+
+
+@pytest.mark.parametrize(
+    ("name", "sections", "why"),
+    [
+        ("eval_function", {}, r"add eval\.sets"),
+        ("custom_generate_function", {"algorithm": {"name": "sft"}}, "generates nothing"),
+        ("data_source", {"debug": {"mode": "train_only", "load_rollouts": "/r"}}, r"rollouts in debug\.load_rollouts"),
+        ("custom_megatron_init", {"debug": {"mode": "rollout_only"}}, "trains nothing"),
+    ],
+)
+def test_a_function_that_would_never_be_called_is_refused(name: str, sections: dict[str, Any], why: str) -> None:
+    if "algorithm" in sections:
+        sections = sections | {"rollout": {"n_samples_per_prompt": 1}}
+    with pytest.raises(ValueError, match=rf"plugins\.{name} would never be called: .*{why}"):
+        config({name: "a.b:c"}, **sections)
 
 
 @pytest.mark.parametrize("path", ["f", "a.b:", ":f", "a b:c", "a.b:c:d", ""])

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from tests.unit.plugins.test_check import SLIME, USERS, config
 from trainers.config import RunConfig
 from trainers.errors import RolloutFailed
 from trainers.plugins.run import Plugins, load_plugins
+from trainers.rollout.evaluation import Evaluator
 from trainers.rollout.protocols import RolloutContext
 from trainers.slime_compat.args import SlimeArgs
 from trainers.slime_compat.sample import SlimeSample, from_slime, to_slime
+
+EVAL = {"sets": [{"name": "s", "prompt_data": "/s.jsonl"}]}
 
 
 class Bytes:
@@ -92,6 +96,7 @@ def sampled(index: int = 3) -> Sample:
 
 def using(name: str, path: str, **sections: Any) -> tuple[Plugins, RunConfig]:
     sections["rollout"] = {"sampling": {"max_new_tokens": 9}} | sections.get("rollout", {})
+    sections["eval"] = EVAL
     run = config({name: path}, **sections)
     return load_plugins(run), run
 
@@ -166,6 +171,14 @@ async def test_a_whole_rollout_of_slimes_kind_reads_and_fills_the_data() -> None
     assert plugins.eval_function is not None
     with pytest.raises(RolloutFailed, match="raised ValueError"):  # four rewards and two flags
         await plugins.eval_function(context(run), 0)
+
+
+async def test_an_evaluation_of_the_users_own_is_recorded_like_ours(tmp_path: Path) -> None:
+    plugins = {"eval_function": f"{USERS}:evaluation", "custom_eval_rollout_log_function": f"{USERS}:eval_log"}
+    run = config(plugins, eval=EVAL)
+    [found] = await Evaluator([], run.eval, tmp_path, load_plugins(run))(context(run))
+    assert (found.name, found.metrics) == ("mine", {"only": 2.0})
+    assert len(found.samples_path.read_text().splitlines()) == 1
 
 
 async def test_a_native_rollout_function_is_called_with_the_context() -> None:
