@@ -7,6 +7,8 @@ from pydantic import Field, field_validator, model_validator
 from engines.config import Positive, Seconds, Section
 from trainers.config.megatron_options import OWNED_MEGATRON_OPTIONS
 
+DEFAULT_MAX_TOKENS = 8192
+
 
 class TrainerConfig(Section):
     """The train step. ``megatron`` holds any further option of Megatron's parser, by its Python name."""
@@ -16,7 +18,7 @@ class TrainerConfig(Section):
     full step is a smaller step."""
     use_dynamic_batch_size: bool = True
     """Micro-batches are packed by tokens; otherwise each holds ``micro_batch_size`` samples."""
-    max_tokens_per_gpu: Positive = 8192
+    max_tokens_per_gpu: Positive = DEFAULT_MAX_TOKENS
     """Tokens packed into one micro-batch at most, per context-parallel rank; a longer sample travels alone."""
     micro_batch_size: Positive | None = None
     """Samples of a micro-batch where ``use_dynamic_batch_size`` is off; 1 when unset."""
@@ -81,7 +83,7 @@ class TrainerConfig(Section):
     def _fields_apply(self) -> Self:
         if self.use_dynamic_batch_size and self.micro_batch_size is not None:
             raise ValueError("micro_batch_size only applies when use_dynamic_batch_size is false")
-        if not self.use_dynamic_batch_size and "max_tokens_per_gpu" in self.model_fields_set:
+        if not self.use_dynamic_batch_size and self.max_tokens_per_gpu != DEFAULT_MAX_TOKENS:
             raise ValueError("max_tokens_per_gpu only applies when use_dynamic_batch_size is true")
         if (self.num_virtual_stages_per_pipeline_rank or 1) > 1 and self.pipeline_model_parallel_size == 1:
             raise ValueError("num_virtual_stages_per_pipeline_rank needs pipeline_model_parallel_size above 1")

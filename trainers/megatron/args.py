@@ -1,54 +1,85 @@
 """From a run's config to Megatron's arguments, through Megatron's own parser and validation."""
 
 import argparse
+import functools
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
-from trainers.config import OWNED_MEGATRON_OPTIONS, RunConfig
-from trainers.errors import ConfigInvalid
+from trainers.config import RunConfig
+from trainers.errors import ConfigInvalid, PluginInvalid
 from trainers.megatron.device import DeviceType, megatron_device
 from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.hf.options import architecture_defaults, architecture_options, split_over_tensor_parallel
-from trainers.megatron.options import destination, parse, to_argv
+from trainers.megatron.options import ArgsProvider, parse, to_argv
+from trainers.megatron.user_options import user_options
+from trainers.plugins.path import resolve
 
-# Options that this release cannot honour, each with the only value that it takes.
-_UNSUPPORTED: dict[str, Any] = {
-    "use_megatron_fsdp": False,
-    "use_torch_fsdp2": False,
-    "use_layer_wise_distributed_optimizer": False,
-    "overlap_param_gather": False,
-    "optimizer_cpu_offload": False,
-    "async_save": False,
-    "transformer_impl": "local",
-    "fp8": None,
-    "mtp_num_layers": None,
-    "hidden_dropout": 0.0,
-    "attention_dropout": 0.0,
-    "cuda_graph_impl": "none",
-}
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Megatron's, parsed and validated."""
+
+    args: argparse.Namespace
+    notices: tuple[str, ...]
+    """Of each option under ``trainer.megatron`` that has no effect here, why."""
 
 
 def megatron_args(
     config: RunConfig, model: HFModel, *, rank: int, world_size: int, device: DeviceType
 ) -> argparse.Namespace:
-    """Parsed and validated. Raises ConfigInvalid, which names the option, for what Megatron refuses or this trainer
-    does not support; call it with the world size that the process group will have."""
+    """As :func:`megatron_arguments`, without the notices."""
+    return megatron_arguments(config, model, rank=rank, world_size=world_size, device=device).args
+
+
+def megatron_arguments(
+    config: RunConfig, model: HFModel, *, rank: int, world_size: int, device: DeviceType
+) -> Arguments:
+    """From the config, for this rank. Raises ConfigInvalid, which names the option, for what Megatron refuses, what
+    cannot be honoured or what contradicts the model, and PluginInvalid for ``trainer.extra_args_provider``; call it
+    with the world size that the process group will have."""
     _check_parallel(config, model)
-    system = _system_options(config, model, device)
-    options = _defaults(config, model, device) | _user_options(config.trainer.megatron, system) | system
+    provider = _args_provider(config.trainer.extra_args_provider)
+    architecture = architecture_options(model)
+    system = architecture | _system_options(config, device)
+    given = user_options(config.trainer.megatron, system=system, architecture=architecture, provider=provider)
+    options = _defaults(config, model, device) | given.options | system
     with megatron_device(device), _world(rank, world_size):
-        args = parse(to_argv(options))
+        args = parse(to_argv(options, provider), provider)
         _validate(args)
-    return args
+    notices = given.notices
+    if config.trainer.sequence_parallel and config.trainer.tensor_model_parallel_size == 1:
+        notices = [*notices, "trainer.sequence_parallel has no effect: trainer.tensor_model_parallel_size is 1"]
+    return Arguments(args, tuple(notices))
 
 
-def _system_options(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str, Any]:
+@functools.cache
+def _args_provider(path: str | None) -> ArgsProvider | None:
+    if path is None:
+        return None
+    function: Any = resolve(path)
+    if not callable(function):
+        raise PluginInvalid(f"trainer.extra_args_provider: {path} is not a function")
+
+    def provide(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        try:
+            found = function(parser)
+        except Exception as error:  # whatever the user's function does
+            raise PluginInvalid(f"trainer.extra_args_provider: {path} raised {error!r}") from error
+        if not isinstance(found, argparse.ArgumentParser):
+            raise PluginInvalid(f"trainer.extra_args_provider: {path} must return the parser that it is given")
+        return found
+
+    return provide
+
+
+def _system_options(config: RunConfig, device: DeviceType) -> dict[str, Any]:
     """What other fields of the config decide."""
     trainer = config.trainer
-    return architecture_options(model) | {
+    return {
         "transformer_impl": "local",
         "tensor_model_parallel_size": trainer.tensor_model_parallel_size,
         "sequence_parallel": trainer.sequence_parallel,
@@ -100,6 +131,10 @@ def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str
             "max_position_embeddings": model.max_position_embeddings,
             "hidden_dropout": 0.0,
             "attention_dropout": 0.0,
+            # Of interest without experts too: the other one is refused with sequences of different lengths.
+            "moe_token_dispatcher_type": "alltoall",
+            # The step looks at its loss and gradient norm itself.
+            "check_for_nan_in_loss_and_grad": False,
             # Each replica holds its part of the optimizer's state, and checkpoints fit any layout.
             "use_distributed_optimizer": True,
             # Otherwise a checkpoint refuses another batch size or number of rollouts.
@@ -108,34 +143,6 @@ def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str
         }
         | architecture_defaults(model)
     )
-
-
-def _user_options(options: Mapping[str, Any], system: Mapping[str, Any]) -> dict[str, Any]:
-    checked: dict[str, Any] = {}
-    for name, value in options.items():
-        target = destination(name)
-        if target in _UNSUPPORTED:
-            only = _UNSUPPORTED[target]
-            if value != only:
-                raise ConfigInvalid(
-                    f"trainer.megatron.{name} = {value!r} is not supported in this release; leave it out"
-                    + (f" or use {only!r}" if only is not None else "")
-                )
-            continue
-        if target in system:
-            field = OWNED_MEGATRON_OPTIONS.get(target, "the field that decides it, or leave it out")
-            raise ConfigInvalid(f"trainer.megatron.{name} is set by the system: use {field}")
-        if target in checked:
-            raise ConfigInvalid(f"trainer.megatron.{name}: the same option is given under another name too")
-        checked[target] = _value(name, target, value)
-    return checked
-
-
-def _value(name: str, target: str, value: Any) -> Any:
-    """``no_rope_fusion: true`` says ``apply_rope_fusion: false``."""
-    if name != target and isinstance(value, bool) and name.startswith(("no_", "disable_")):
-        return not value
-    return value
 
 
 def _virtual_stages(config: RunConfig) -> int | None:

@@ -6,18 +6,27 @@ import difflib
 import functools
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from trainers.errors import ConfigInvalid
 
+type ArgsProvider = Callable[[argparse.ArgumentParser], argparse.ArgumentParser]
+"""A user's own options, added to Megatron's parser."""
+
 
 @functools.cache
-def _actions() -> dict[str, argparse.Action]:
-    """Every option, by destination and by the Python form of each of its flags."""
+def _parser(provider: ArgsProvider | None) -> argparse.ArgumentParser:
     from megatron.training.arguments import add_megatron_arguments
 
     parser = add_megatron_arguments(argparse.ArgumentParser(add_help=False))
+    return parser if provider is None else provider(parser)
+
+
+@functools.cache
+def _actions(provider: ArgsProvider | None) -> dict[str, argparse.Action]:
+    """Every option, by destination and by the Python form of each of its flags."""
+    parser = _parser(provider)
     actions: dict[str, argparse.Action] = {}
     for action in parser._actions:
         for flag in action.option_strings:
@@ -28,27 +37,47 @@ def _actions() -> dict[str, argparse.Action]:
     return actions
 
 
+@functools.cache
+def group_of(target: str) -> str:
+    """The title under which Megatron's parser has the option that sets ``target``; empty for a user's own."""
+    for group in _parser(None)._action_groups:
+        if any(action.dest == target for action in group._group_actions):
+            return group.title or ""
+    return ""
+
+
+def read(name: str, value: Any) -> Any:
+    """``value`` as Megatron's parser would understand it, where it comes as text."""
+    action = _actions(None)[name]
+    return action.type(value) if isinstance(value, str) and callable(action.type) else value
+
+
+def default(name: str) -> Any:
+    return _actions(None)[name].default
+
+
 def _python_name(flag: str) -> str:
     return flag.removeprefix("--").replace("-", "_")
 
 
-def destination(name: str) -> str:
+def destination(name: str, provider: ArgsProvider | None = None) -> str:
     """The attribute that option ``name`` sets. Raises ConfigInvalid, with the nearest known name."""
-    action = _actions().get(name)
+    actions = _actions(provider)
+    action = actions.get(name)
     if action is None:
-        near = difflib.get_close_matches(name, _actions(), n=1)
+        near = difflib.get_close_matches(name, actions, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ConfigInvalid(f"trainer.megatron.{name}: Megatron has no such option{hint}")
     return action.dest
 
 
-def to_argv(options: Mapping[str, Any]) -> list[str]:
+def to_argv(options: Mapping[str, Any], provider: ArgsProvider | None = None) -> list[str]:
     """The command line that sets ``options``, by destination. Raises ConfigInvalid for an unknown name or a value
     that the option cannot take; types and choices are left to the parser."""
     argv: list[str] = []
     for name, value in options.items():
-        destination(name)
-        argv += _flags(name, value, _actions()[name])
+        destination(name, provider)
+        argv += _flags(name, value, _actions(provider)[name])
     return argv
 
 
@@ -70,14 +99,14 @@ def _flags(name: str, value: Any, action: argparse.Action) -> list[str]:
     return [flag, *map(str, values)]
 
 
-def parse(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str], provider: ArgsProvider | None = None) -> argparse.Namespace:
     """Megatron's ``parse_args`` on ``argv``. Raises ConfigInvalid with the parser's words."""
     from megatron.training.arguments import parse_args
 
     said = io.StringIO()
     try:
         with _command_line(argv), contextlib.redirect_stderr(said):
-            return parse_args()
+            return parse_args(extra_args_provider=provider)
     except SystemExit as error:
         raise ConfigInvalid(f"trainer.megatron: {said.getvalue().strip().rpartition('error: ')[2]}") from error
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from trainers.config import PPOConfig, RunConfig
 from trainers.megatron import checkpoint, world
-from trainers.megatron.args import megatron_args
+from trainers.megatron.args import megatron_arguments
 from trainers.megatron.critic import TrainedCritic, build_critic, values
 from trainers.megatron.device import DeviceType, megatron_device
 from trainers.megatron.fusions import fuse
@@ -70,7 +70,8 @@ class Rank:
         self._global_batch_size = config.global_batch_size
         self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
-        self._args = megatron_args(config, self._hf, rank=rank, world_size=world_size, device=device)
+        arguments = megatron_arguments(config, self._hf, rank=rank, world_size=world_size, device=device)
+        self._args, self._notices = arguments.args, arguments.notices
         if device == "cuda":
             fuse()
         with megatron_device(device):
@@ -144,6 +145,7 @@ class Rank:
             extra_state=extra_state,
             num_parameters=self._num_parameters(),
             loaded_from=str(self._hf.directory if begin is None else begin.path),
+            notices=self._notices,
         )
         log.info("model ready after %.1f s, from %s", time.perf_counter() - started, self.state.loaded_from)
 
