@@ -112,7 +112,7 @@ class Conversation:
         config = context.config
         given: Any = messages if messages is not None else sample.prompt
         said: Sequence[Message] = [{"role": "user", "content": given}] if isinstance(given, str) else given
-        options = dict(getattr(config.data, "apply_chat_template_kwargs", {})) | dict(template_options or {})
+        options = dict(config.data.apply_chat_template_kwargs) | dict(template_options or {})
         own_tools = tools if tools is not None else sample.metadata.get("tools")
         template = ChatTemplate(context.tokenizer, own_tools, options)
         as_it_is = messages is None and tools is None and not template_options and sample.tokens
@@ -138,8 +138,8 @@ class Conversation:
                 f"sample {self._sample.index}: no room for another token ({self._transcript.num_sampled} sampled of "
                 f"{self._sampling.max_new_tokens}, {len(self._transcript)} held of {self._max_context_tokens})"
             )
-        sampling = self._sampling if stop is None else self._sampling.model_copy(update={"stop": tuple(stop)})
         room = min(self.tokens_left, max_new_tokens or self.tokens_left)
+        sampling = self._sampling_of_a_turn(room, stop)
         text, ids, log_probs, fruitless = "", list[int](), list[float](), 0
         while True:
             generation = await self._client.generate(
@@ -288,6 +288,14 @@ class Conversation:
         self._transcript.observed(ids, self._weight_version)
         self._others_spoke_last = True
         return True
+
+    def _sampling_of_a_turn(self, room: int, stop: Sequence[str] | None) -> SamplingConfig:
+        """The least that is to be sampled counts over all turns."""
+        least = min(max(self._sampling.min_new_tokens - self._transcript.num_sampled, 0), room)
+        changed: dict[str, Any] = {"min_new_tokens": least} if self._sampling.min_new_tokens else {}
+        if stop is not None:
+            changed["stop"] = tuple(stop)
+        return self._sampling.model_copy(update=changed) if changed else self._sampling
 
     def _without_end(self, ids: list[int]) -> list[int]:
         """``ids`` without what the policy sampled of them: the token that ends its turn."""

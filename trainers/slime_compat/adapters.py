@@ -243,5 +243,5 @@ async def _called(function: Function, *given: Any, **named: Any) -> Any:
 
 def _of(sampling: SamplingConfig) -> dict[str, Any]:
     """What is set for this sample, over the job's."""
-    told = {key: getattr(sampling, key) for key in ("temperature", "top_p", "top_k", "max_new_tokens")}
+    told = {key: getattr(sampling, key) for key in ("temperature", "top_p", "top_k", "min_p", "max_new_tokens")}
     return told | {key: list(value) for key in ("stop", "stop_token_ids") if (value := getattr(sampling, key))}
