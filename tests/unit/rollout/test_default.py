@@ -303,7 +303,7 @@ async def _accounted(of: Schedule) -> None:
         return [Verdict(await judge(sample)) for sample in samples]
 
     reward: Any = Reward(None, group_judge=judge_group, resources=AsyncExitStack()) if of.by_group else judge
-    staleness = {"max_staleness": of.max_staleness} if of.partial else {}
+    staleness: dict[str, Any] = {"max_staleness": of.max_staleness} if of.partial else {}
     for rollout_id in range(of.rollouts):
         engine = RandomEngine(rng=rng, version=rollout_id, length=5, cut=rng.choice([0.0, 0.1]))
         output = await generate_rollout(
