@@ -29,6 +29,7 @@ def megatron_device(device: DeviceType) -> AbstractContextManager[None]:
 def _on_cpu() -> Iterator[None]:
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")  # Megatron asserts it under tensor parallelism
     from megatron.core.tensor_parallel import random as megatron_random
+    from megatron.core.transformer.moe import token_dispatcher
 
     with ExitStack() as stack:
         for name, stand_in in _TORCH_CUDA.items():
@@ -36,6 +37,7 @@ def _on_cpu() -> Iterator[None]:
         stack.enter_context(mock.patch.object(torch.cuda.random, "get_rng_state", _get_rng_state))
         stack.enter_context(mock.patch.object(megatron_random, "_get_cuda_rng_state", _get_rng_state))
         stack.enter_context(mock.patch.object(megatron_random, "_set_cuda_rng_state", _set_rng_state))
+        stack.enter_context(mock.patch.object(token_dispatcher, "maybe_move_tensor_to_cpu", _on_cpu_already))
         stack.enter_context(mock.patch.object(torch.nn.Module, "cuda", lambda module, device=None: module))
         stack.enter_context(_CudaMeansCpu())
         yield
@@ -71,6 +73,10 @@ def _names_cuda(device: Any) -> bool:
     if isinstance(device, str):
         return device.startswith("cuda")
     return isinstance(device, torch.device) and device.type == "cuda"
+
+
+def _on_cpu_already(tensor: Any, as_numpy: bool = False, record_stream: bool = False) -> Any:
+    return tensor.numpy() if as_numpy and isinstance(tensor, torch.Tensor) else tensor
 
 
 def _get_rng_state(*_: Any, **__: Any) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from trainers.megatron.hf.architecture import HFModel, YarnRope
+from trainers.megatron.hf.architecture import HFModel, Llama3Rope, YarnRope
 
 
 def architecture_options(model: HFModel) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def _attention(model: HFModel) -> dict[str, Any]:
             "num_query_groups": model.num_query_groups,
             "kv_channels": model.head_dim,
             "qk_layernorm": model.qk_layernorm,
-        }
+        } | _stretched(model.rope_scaling)
     options = {
         "multi_latent_attention": True,
         "qk_layernorm": True,
@@ -46,6 +46,10 @@ def _attention(model: HFModel) -> dict[str, Any]:
         "v_head_dim": latent.value_head_dim,
         "kv_channels": latent.value_head_dim,
         "rope_type": "rope",
+        # Without effect at a factor of 1; this is how published option sets write it.
+        "rotary_scaling_factor": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
     }
     if isinstance(model.rope_scaling, YarnRope):
         options |= {
@@ -55,6 +59,17 @@ def _attention(model: HFModel) -> dict[str, Any]:
             "mscale_all_dim": model.rope_scaling.mscale_all_dim,
         }
     return options
+
+
+def _stretched(scaling: Llama3Rope | YarnRope | None) -> dict[str, Any]:
+    if not isinstance(scaling, Llama3Rope):
+        return {}
+    # The second is read for latent attention alone; published option sets give both.
+    return {
+        "use_rope_scaling": True,
+        "rope_scaling_factor": scaling.factor,
+        "rotary_scaling_factor": scaling.factor,
+    }
 
 
 def _experts(model: HFModel) -> dict[str, Any]:
@@ -68,14 +83,17 @@ def _experts(model: HFModel) -> dict[str, Any]:
         "moe_shared_expert_intermediate_size": experts.shared_ffn_hidden_size,
         "moe_router_topk": experts.per_token,
         "moe_router_score_function": experts.score,
-        # Softmax over the chosen experts only is softmax over all, normalised among the chosen.
-        "moe_router_pre_softmax": experts.score == "softmax" and not experts.normalized,
+        # Softmax over the chosen experts only is softmax over all, normalised among the chosen. With sigmoid it makes
+        # no difference; this is how published option sets write it.
+        "moe_router_pre_softmax": experts.score == "sigmoid" or not experts.normalized,
         "moe_router_enable_expert_bias": experts.score == "sigmoid",
     }
-    if experts.groups > 1:
-        options |= {"moe_router_num_groups": experts.groups, "moe_router_group_topk": experts.groups_per_token}
-    if experts.scale != 1.0:
-        options["moe_router_topk_scaling_factor"] = experts.scale
+    if experts.score == "sigmoid":
+        options |= {
+            "moe_router_num_groups": experts.groups,
+            "moe_router_group_topk": experts.groups_per_token,
+            "moe_router_topk_scaling_factor": experts.scale,
+        }
     return options
 
 
@@ -92,15 +110,15 @@ def _pattern(layers: tuple[bool, ...]) -> str:
 
 def architecture_defaults(model: HFModel) -> dict[str, Any]:
     """Further options that suit the model's training here, and that a job may change."""
+    # The other dispatcher cannot take micro-batches of different lengths through a pipeline, experts or not.
+    options: dict[str, Any] = {"moe_token_dispatcher_type": "alltoall"}
     if model.experts is None:
-        return {}
-    return {
+        return options
+    return options | {
         "moe_router_dtype": "fp32",
         "moe_aux_loss_coeff": 0.0,
         # Rewards shape the policy; balancing the experts is pre-training's concern.
         "moe_router_bias_update_rate": 0.0,
-        # The other one cannot take micro-batches of different lengths through a pipeline.
-        "moe_token_dispatcher_type": "alltoall",
     }
 
 
