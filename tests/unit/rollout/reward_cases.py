@@ -88,8 +88,9 @@ LAST_NUMBER: list[Case] = [
 REGEX_MATCH: list[Case] = [("abbb", "ab+", 1), ("abbbc", "ab+", 0), ("(a", "\\(a", 1), ("", "", 1), ("x", "(", 0)]
 
 CASES: dict[str, list[Case]] = {
-    "math": MATH + [(f"\\boxed{{{a}}}", b, 1.0) for b, a in EQUAL] + [(f"\\boxed{{{a}}}", b, 0.0) for b,
-    a in DIFFERENT],
+    "math": MATH
+    + [(f"\\boxed{{{a}}}", b, 1.0) for b, a in EQUAL]
+    + [(f"\\boxed{{{a}}}", b, 0.0) for b, a in DIFFERENT],
     "deepscaler": DEEPSCALER,
     "dapo": DAPO,
     "f1": F1,
