@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from examples.multi_turn import job as multi_turn
 from examples.quickstart.build import build
 from examples.quickstart.job import spec as job_spec
 from tests.e2e.service import Service
@@ -132,6 +133,41 @@ async def test_the_generating_half_runs_by_itself(service: Service, task: Path, 
     assert not await service.rows(job_id, "checkpoints")
     assert len(load_rollout(tmp_path, 1)) == job_spec(task)["rollout"]["rollout_batch_size"]
     assert not service.job_processes()
+
+
+async def test_a_job_calls_the_users_functions_and_trains_on_games_of_several_turns(
+    service: Service, tmp_path: Path
+) -> None:
+    multi_turn.build(tmp_path)
+    job = multi_turn.spec(tmp_path)
+    job["rollout"] |= {"num_rollouts": 2, "n_samples_per_prompt": 8}
+    job["trainer"]["global_batch_size"] = 36
+    users = "tests.e2e.users_functions"
+    job["plugins"] |= {
+        "rollout_sample_filter": f"{users}:not_at_once",
+        "custom_rollout_log_function": f"{users}.log",  # in slime's form
+        "custom_megatron_before_train_step_hook": f"{users}:before_train_step",
+        "arguments": {"steps_file": str(tmp_path / "steps.txt")},
+    }
+    job["debug"] = {"save_rollouts": str(tmp_path / "rollouts")}
+    job_id = await service.submit(job)
+    ended = await service.ended(job_id, 240)
+    assert (ended["state"], ended["end_reason"]) == ("succeeded", "finished"), ended
+    loaded = next(row for row in await service.rows(job_id, "events") if row["type"] == "plugins_loaded")
+    assert "plugins.custom_generate_function: examples.multi_turn.guess:play (native)" in loaded["message"]
+    assert "custom_rollout_log_function: tests.e2e.users_functions.log (slime)" in loaded["message"]
+    steps = await service.rows(job_id, "metrics")
+    for rollout_id, step in enumerate(steps):
+        groups = load_rollout(tmp_path / "rollouts", rollout_id)
+        samples = [sample for group in groups for sample in group]
+        assert step["values"]["games"] == len(samples) == 72
+        assert step["values"]["reward"] == pytest.approx(statistics.fmean(s.reward or 0.0 for s in samples))
+        assert step["values"]["log_prob_diff"] < 1e-3  # over several turns, each token in its context
+        for sample in samples:
+            at_once = len(sample.metadata["guesses"]) == 1
+            assert not any(sample.loss_mask) if at_once else any(sample.loss_mask)
+            assert sample.weight_versions == [rollout_id] * sample.response_length
+    assert (tmp_path / "steps.txt").read_text().split() == ["0.0", "0.1", "1.0", "1.1"]
 
 
 async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_killed(
