@@ -98,7 +98,9 @@ class JsonLines:
             raise DataInvalid(f"{self.where(number)}: not JSON: {error}") from None
         except RecursionError:
             raise DataInvalid(f"{self.where(number)}: JSON nested too deeply") from None
-        return _object(content, self.where(number))
+        if not isinstance(content, dict):  # only then: finding the line's number takes reading the file up to there
+            raise DataInvalid(f"{self.where(number)}: a JSON {json_name(content)}, expected an object")
+        return content
 
 
 class JsonArray:
