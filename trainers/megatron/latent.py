@@ -1,6 +1,6 @@
 """Multi-head latent attention over packed sequences (DeepSeek-V2, arXiv:2405.04434, section 2.1)."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from megatron.core.models.common.embeddings import apply_rotary_pos_emb
@@ -50,13 +50,13 @@ class PackedLatentAttention(MLASelfAttention):
         config, heads = self.config, self.num_attention_heads_per_partition
         narrow = hidden_states
         if config.q_lora_rank is not None:
-            narrow = self.q_layernorm(self._scatter(self._whole(self.linear_q_down_proj(hidden_states)[0])))
+            narrow = cast(Any, self.q_layernorm)(self._scatter(self._whole(self.linear_q_down_proj(hidden_states)[0])))
             query = self.linear_q_up_proj(narrow)[0]
         else:
             query = self.linear_q_proj(hidden_states)[0]
         state: Tensor = self._whole(self.linear_kv_down_proj(hidden_states)[0])
         state, shared_key = state.split([config.kv_lora_rank, config.qk_pos_emb_head_dim], dim=-1)
-        state = self.kv_layernorm(self._scatter(state))
+        state = cast(Any, self.kv_layernorm)(self._scatter(state))
         both: Tensor = self.linear_kv_up_proj(state)[0].unflatten(-1, (heads, -1))
         plain_key, value = both.split([config.qk_head_dim, config.v_head_dim], dim=-1)
         query = query.unflatten(-1, (heads, -1))

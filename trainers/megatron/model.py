@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -44,7 +44,7 @@ def build_model(
         config.beta_fast, config.beta_slow = hf.rope_scaling.beta_fast, hf.rope_scaling.beta_slow
     model = PolicyModel(
         config=config,
-        transformer_layer_spec=block_of(hf, config, vp_stage),
+        transformer_layer_spec=cast(Any, block_of(hf, config, vp_stage)),
         vocab_size=args.padded_vocab_size,
         max_sequence_length=args.max_position_embeddings,
         pre_process=pre_process,

@@ -29,14 +29,18 @@ _UNSUPPORTED: dict[str, Any] = {
 }
 
 # Groups of Megatron's parser that only its own training loop, data loaders and other programs read.
-_IDLE_GROUPS: dict[str, str] = dict.fromkeys(
-    (
-        *("rl", "validation", "autoresume", "biencoder", "vision", "logging", "profiling", "straggler", "sft"),
-        *("workload inspector", "inference", "one logger", "In-process restart", "ft_package", "rerun engine"),
-        *("fault injector", "msc", "Logits Distillation"),
-    ),
-    "only Megatron's own training loop reads it",
-) | dict.fromkeys(("data and dataloader", "tokenizer"), "data comes from rollouts")
+_IDLE_GROUPS: dict[str, str] = {
+    **{
+        str(group): "only Megatron's own training loop reads it"
+        for group in (
+            *("rl", "validation", "autoresume", "biencoder", "vision", "logging", "profiling", "straggler", "sft"),
+            *("workload inspector", "inference", "one logger", "In-process restart", "ft_package", "rerun engine"),
+            *("fault injector", "msc", "Logits Distillation"),
+        )
+    },
+    "data and dataloader": "data comes from rollouts",
+    "tokenizer": "data comes from rollouts",
+}
 
 _PACKED = "samples are packed at their own lengths"
 _OWN_LOSS = "log-probabilities are computed in chunks by the trainer itself"

@@ -89,7 +89,8 @@ def _rope_scaling(config: ConfigFile, latent: bool) -> Llama3Rope | YarnRope | N
                 for key in ("beta_fast", "beta_slow", "mscale", "mscale_all_dim")
                 if rope.get(key) is not None
             }
-            return YarnRope(*_numbers(config, kind, ("factor",)), _original_length(config, kind), **given)
+            [factor] = _numbers(config, kind, ("factor",))
+            return YarnRope(factor, _original_length(config, kind), **given)
         case _:
             known = "'yarn'" if latent else "'llama3'"
             raise ModelInvalid(

@@ -14,8 +14,8 @@ def position_of_rank() -> Position:
     return Position(
         tp_rank=parallel_state.get_tensor_model_parallel_rank(),
         tp_size=parallel_state.get_tensor_model_parallel_world_size(),
-        expert_tp_rank=parallel_state.get_expert_tensor_parallel_rank(),
-        expert_tp_size=parallel_state.get_expert_tensor_parallel_world_size(),
+        expert_tp_rank=cast(int, parallel_state.get_expert_tensor_parallel_rank()),
+        expert_tp_size=cast(int, parallel_state.get_expert_tensor_parallel_world_size()),
     )
 
 
@@ -41,7 +41,7 @@ class Copy:
             pipeline=cast(dist.ProcessGroup, parallel_state.get_pipeline_model_parallel_group()),
             tensor=cast(dist.ProcessGroup, parallel_state.get_tensor_model_parallel_group()),
             experts=cast(dist.ProcessGroup, parallel_state.get_expert_tensor_and_model_parallel_group()),
-            expert_tp_size=parallel_state.get_expert_tensor_parallel_world_size(),
+            expert_tp_size=cast(int, parallel_state.get_expert_tensor_parallel_world_size()),
             has_tensor=parallel_state.get_data_parallel_rank(with_context_parallel=True) == 0,
             has_experts=parallel_state.get_expert_data_parallel_rank() == 0,
         )
