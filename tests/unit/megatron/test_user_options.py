@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from trainers.config import MODEL_OPTIONS, OWNED_MEGATRON_OPTIONS
+from trainers.config.megatron_options import IDLE_MEGATRON_OPTIONS, UNSUPPORTED_MEGATRON_OPTIONS
 from trainers.errors import ConfigInvalid
 from trainers.megatron.options import destination
-from trainers.megatron.user_options import _IDLE, _UNSUPPORTED, user_options
+from trainers.megatron.user_options import user_options
 
 ARCHITECTURE: dict[str, Any] = {
     "num_layers": 3,
@@ -109,7 +110,7 @@ def test_a_users_own_option_is_known_once_its_provider_is() -> None:
 
 def test_every_option_named_here_is_one_of_megatrons() -> None:
     own = {"hf_checkpoint", "virtual_pipeline_model_parallel_size"}  # as a slime user or Megatron's code says it
-    for name in {*MODEL_OPTIONS, *OWNED_MEGATRON_OPTIONS, *_IDLE, *_UNSUPPORTED} - own:
+    for name in {*MODEL_OPTIONS, *OWNED_MEGATRON_OPTIONS, *IDLE_MEGATRON_OPTIONS, *UNSUPPORTED_MEGATRON_OPTIONS} - own:
         assert destination(name)
 
 
