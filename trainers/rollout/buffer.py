@@ -1,11 +1,11 @@
 """Groups that wait between rollouts, in front of the data they came from."""
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from engines.types import Sample, SampleStatus
+from engines.types import Sample
 from trainers.errors import CheckpointInvalid, RolloutFailed
+from trainers.rollout.samples import check_encodable, decode_groups, encode_groups
 
 
 class Source(Protocol):
@@ -54,17 +54,30 @@ class Buffer:
         return [*chosen, *self._source.next_groups(n_prompts - len(chosen), n_samples)]
 
     def put_back(self, groups: Sequence[list[Sample]]) -> None:
+        """Raises RolloutFailed for a group that is here already, and for what no checkpoint could hold: now, where it
+        comes from is known."""
+        here = {id(group) for group in self._groups}
+        for group in groups:
+            if not group or id(group) in here:
+                what = "a group without samples" if not group else f"the group of sample {group[0].index} twice"
+                raise RolloutFailed(f"the rollout put back {what}")
+            here.add(id(group))
+            for sample in group:
+                _check(sample)
         self._groups += groups
 
     def state(self) -> dict[str, Any]:
-        """JSON keeps every float of it exactly."""
-        waiting = [[dataclasses.asdict(sample) for sample in group] for group in self._groups]
-        return {"source": self._source.state(), "waiting": waiting}
+        """JSON that gives everything back bit for bit. Raises RolloutFailed, as :meth:`put_back` does, for groups that
+        were changed since."""
+        try:
+            return {"source": self._source.state(), "waiting": encode_groups(self._groups)}
+        except TypeError as error:
+            raise RolloutFailed(f"a buffered group cannot be saved: {error}") from error
 
     def load_state(self, state: dict[str, Any]) -> None:
+        """Raises CheckpointInvalid for what :meth:`state` did not write; nothing has changed then."""
         try:
-            waiting = [[_sample(fields) for fields in group] for group in state["waiting"]]
-            source = state["source"]
+            source, waiting = state["source"], decode_groups(state["waiting"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointInvalid(f"the saved buffer cannot be read: {type(error).__name__}: {error}") from error
         self._source.load_state(source)
@@ -77,6 +90,18 @@ def pop_first(buffer: list[list[Sample]], n_groups: int) -> list[list[Sample]]:
     return chosen
 
 
-def _sample(fields: dict[str, Any]) -> Sample:
-    told: dict[str, Any] = fields | {"status": SampleStatus(fields["status"])}
-    return Sample(**told)
+def _check(sample: Sample) -> None:
+    parts = {
+        "loss_mask": len(sample.loss_mask),
+        "rollout_log_probs": len(sample.rollout_log_probs),
+        "weight_versions": len(sample.weight_versions),
+    }
+    if wrong := {name: count for name, count in parts.items() if count != sample.response_length}:
+        raise RolloutFailed(
+            f"the rollout put back sample {sample.index} with response_length {sample.response_length}, but {wrong}: "
+            "each has one entry per token of the response"
+        )
+    try:
+        check_encodable(sample)
+    except TypeError as error:
+        raise RolloutFailed(f"the rollout put back what no checkpoint can hold: {error}") from error

@@ -37,6 +37,8 @@ def test_a_restored_buffer_holds_the_same_bit_for_bit(
     buffer = Buffer(Prompts())
     [[sample]] = buffer.next_groups(1, 1)
     sample.rollout_log_probs, sample.reward, sample.status = log_probs, reward, status
+    sample.response_length = len(log_probs)
+    sample.loss_mask, sample.weight_versions = [1] * len(log_probs), [2] * len(log_probs)
     buffer.put_back([[sample]])
     restored = Buffer(Prompts())
     restored.load_state(json.loads(json.dumps(buffer.state())))
@@ -64,3 +66,19 @@ def test_a_filter_chooses_and_one_that_keeps_what_it_returns_is_caught() -> None
     greedy.put_back(greedy.next_groups(2, 1))
     with pytest.raises(RolloutFailed, match="and no more"):
         greedy.next_groups(1, 1)
+
+
+def test_what_cannot_be_kept_is_refused_when_it_is_put_back() -> None:
+    buffer = Buffer(Prompts())
+    first, second = buffer.next_groups(2, 1)
+    buffer.put_back([first])
+    with pytest.raises(RolloutFailed, match="the group of sample 0 twice"):
+        buffer.put_back([first])
+    second[0].metadata["judge"] = print
+    with pytest.raises(RolloutFailed, match=r"no checkpoint can hold: sample 1: metadata\.judge is of type"):
+        buffer.put_back([second])
+    second[0].metadata.clear()
+    second[0].loss_mask.append(1)
+    with pytest.raises(RolloutFailed, match=r"sample 1 with response_length 0, but {'loss_mask': 1}"):
+        buffer.put_back([second])
+    assert buffer.num_waiting == 1

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.types import Sample
+from engines.types import FinishReason, Generation, Sample
 from tests.unit.rollout.test_data import Characters
 from trainers.config import DataConfig
 from trainers.errors import DataInvalid
@@ -158,7 +158,7 @@ def test_runs_killed_at_twenty_random_points_see_the_same_samples_in_the_same_or
         for group in back:
             for sample in group:
                 sample.metadata["carried"] = sample.metadata.get("carried", 0) + 1
-                sample.rollout_log_probs.append(-1 / (number + 3))
+                sample.append_sampled(Generation("r", [number], [-1 / (number + 3)], FinishReason.ABORT, number, "x"))
         data.put_back(back)
         return [group for group in groups if group not in back]
 

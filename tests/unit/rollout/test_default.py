@@ -25,6 +25,7 @@ from trainers.rollout.default import generate_rollout
 from trainers.rollout.protocols import RolloutContext, RolloutDoors
 from trainers.rollout.rewards import Reward
 from trainers.rollout.rewards.verdict import Verdict
+from trainers.rollout.samples import decode_groups
 
 
 async def test_samples_are_filled_token_for_token() -> None:
@@ -344,12 +345,12 @@ async def _accounted(of: Schedule) -> None:
         again = Buffer(source)
         again.load_state(data.state())
         data = again
-        held = [sample for group in data.state()["waiting"] for sample in group]
-        tokens = sum(sample["response_length"] for sample in held)
+        held = [sample for group in decode_groups(data.state()["waiting"]) for sample in group]
+        tokens = sum(sample.response_length for sample in held)
         unfinished = data.num_waiting
         assert of.partial or tokens == 0
         assert metrics["num_tokens_carried_over"] <= tokens
-        assert all(s["response_length"] == len(s["weight_versions"]) == len(s["tokens"]) - 2 for s in held)
+        assert all(s.response_length == len(s.weight_versions) == len(s.tokens) - 2 for s in held)
     # Every prompt that was ever handed out was trained on once, dropped once, or waits: none twice, none missing.
     left = data.next_groups(data.num_waiting, of.n_samples) if data.num_waiting else []
     assert sorted(trained + dropped + [group[0].group_index for group in left]) == list(range(source.next))
