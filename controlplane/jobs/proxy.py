@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable
+from typing import Any, cast
 from urllib.parse import quote
 
 import aiohttp
@@ -67,7 +68,11 @@ def proxy_router(database: Database, upstream: Upstream) -> APIRouter:
             raise BadRequest("the path must not hold '.' or '..'")
         query = f"?{request.url.query}" if request.url.query else ""
         url = URL(f"{base}/{quote(path, safe=_PATH_CHARACTERS)}{query}", encoded=True)
-        return Relay(upstream.session, request.method, url, timeout_s)
+        body = None
+        if request.method == "POST" and path.strip("/") == "completions":
+            body = await request.body()
+            _refuse_empty_prompt(body)
+        return Relay(upstream.session, request.method, url, timeout_s, body=body)
 
     router.add_api_route("/{path:path}", relay, methods=["GET"], name="openai_get", response_class=Response)
     router.add_api_route("/{path:path}", relay, methods=["POST"], name="openai_post", response_class=Response)
@@ -91,15 +96,19 @@ async def _endpoint(database: Database, job_id: str) -> tuple[str, float]:
 class Relay(Response):
     """An answer that is fetched while it is given."""
 
-    def __init__(self, session: aiohttp.ClientSession, method: str, url: URL, timeout_s: float) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, method: str, url: URL, timeout_s: float, *, body: bytes | None = None
+    ) -> None:
+        """``body``: the request's, if it was read already."""
         super().__init__()
+        self._body = body
         self._session = session
         self._method = method
         self._url = url
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=timeout_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        inbound = _Inbound(receive)
+        inbound = _Inbound(receive, self._body)
         work = asyncio.create_task(self._forward(scope, inbound, send))
         gone = asyncio.create_task(inbound.wait_until_gone())
         try:
@@ -150,15 +159,20 @@ class Relay(Response):
 class _Inbound:
     """The client's side of the connection: its body, and the moment it hangs up."""
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, receive: Receive, body: bytes | None) -> None:
         self.gone = False
         self._receive = receive
+        self._body = body
         self._read = asyncio.Event()
 
     def nothing_to_read(self) -> None:
         self._read.set()
 
     async def chunks(self) -> AsyncIterator[bytes]:
+        if self._body is not None:
+            self._read.set()
+            yield self._body
+            return
         while True:
             message = await self._receive()
             if message["type"] == "http.disconnect":
@@ -175,6 +189,20 @@ class _Inbound:
         await self._read.wait()
         while not self.gone:
             self.gone = (await self._receive())["type"] == "http.disconnect"
+
+
+def _refuse_empty_prompt(body: bytes) -> None:
+    """An engine's scheduler dies of a prompt without a token, and with it all that it serves."""
+    try:
+        asked = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return  # the router says what is wrong with it
+    fields = cast("dict[str, Any]", asked) if isinstance(asked, dict) else {}
+    for name in ("prompt", "input_ids"):
+        given = fields.get(name)
+        several = cast("list[Any]", given) if isinstance(given, list) else []
+        if given in ("", []) or any(each in ("", []) for each in several):
+            raise BadRequest(f"{name} must not be empty: the engine needs at least one token to go on from")
 
 
 def _end_to_end(

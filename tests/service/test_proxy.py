@@ -52,6 +52,7 @@ class Router:
             routes=[
                 Route("/v1/models", self.models),
                 Route("/v1/chat/completions", self.chat, methods=["POST"]),
+                Route("/v1/completions", self.completions, methods=["POST"]),
                 Route("/v1/slow", self.slow, methods=["POST"]),
                 Route("/v1/upload", self.upload, methods=["POST"]),
                 Route("/v1/cut", self.cut),
@@ -75,6 +76,9 @@ class Router:
                 self.ended.set()
 
         return StreamingResponse(chunks(), media_type="text/event-stream")
+
+    async def completions(self, request: Request) -> Response:
+        return JSONResponse({"asked": (await request.body()).decode(), "length": request.headers["content-length"]})
 
     async def slow(self, request: Request) -> Response:
         await request.body()
@@ -227,3 +231,17 @@ async def test_forty_requests_at_once_share_the_connections(through: Path) -> No
     )
     assert [answer.json()["query"] for answer in answers] == [f"n={number}" for number in range(40)]
     assert time.monotonic() - begun < 20
+
+
+@pytest.mark.parametrize("prompt", ["", [], ["a", ""], [[1], []]])
+async def test_an_empty_prompt_is_refused_before_it_kills_the_engine(through: Path, prompt: Any) -> None:
+    for path, name in (("completions", "prompt"), ("completions", "input_ids"), ("/completions/", "prompt")):
+        response = await through.api.http.post(f"{through.base_url}/{path}", json={"model": "toy", name: prompt})
+        assert response.status_code == 400
+        assert response.json()["error"]["message"].startswith(f"{name} must not be empty")
+
+
+@pytest.mark.parametrize("body", [b'{"prompt":"Hello", "max_tokens": 1}', b"no json", b"[]", b'{"prompt":[1,2]}'])
+async def test_other_completions_arrive_as_sent(through: Path, body: bytes) -> None:
+    response = await through.api.http.post(f"{through.base_url}/completions", content=body)
+    assert response.json() == {"asked": body.decode(), "length": str(len(body))}
