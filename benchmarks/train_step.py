@@ -82,17 +82,18 @@ def _bare_step(rank: Rank, batch: TrainBatch, device: str) -> None:
     from megatron.core.tensor_parallel import vocab_parallel_cross_entropy
 
     state = rank._state
+    [module] = state.modules
     with megatron_device("cuda" if device == "cuda" else "cpu"):
-        state.module.zero_grad_buffer()
+        module.zero_grad_buffer()
         state.optimizer.zero_grad()
         count = 0
         for members in batch.plan.steps[0][0]:
             packed: MicroBatch = pack([batch.samples[i] for i in members], device)
-            logits = state.module(packed.tokens, packed.positions, None, packed_seq_params=packed.sequences)
+            logits = module(packed.tokens, packed.positions, None, packed_seq_params=packed.sequences)
             targets = packed.tokens.roll(-1)
             vocab_parallel_cross_entropy(logits.transpose(0, 1).float(), targets.T).sum().backward()
             count += packed.tokens.numel()
-        finalize_model_grads([state.module], torch.tensor(count, dtype=torch.int, device=device))
+        finalize_model_grads([module], torch.tensor(count, dtype=torch.int, device=device))
         state.optimizer.step()
 
 

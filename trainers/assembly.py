@@ -190,6 +190,8 @@ def _report_start(report: Reporter, state: TrainerState) -> None:
         next_rollout_id=state.next_rollout_id,
         num_parameters=state.num_parameters,
     )
+    for notice in state.notices:
+        report.event("option_without_effect", notice)
 
 
 async def no_reward(sample: Sample) -> float | None:

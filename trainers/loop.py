@@ -65,7 +65,9 @@ async def train(run: Run, training: Training) -> None:
             version = rollout_id + 1
             synced = await publish(run, training, version)
 
-        report.step(rollout_id, version, {**output.metrics, **stats.metrics, **clock.metrics(), **synced})
+        report.step(
+            rollout_id, version, {**output.metrics, **stats.metrics, **stats.times, **clock.metrics(), **synced}
+        )
         if config.eval.is_due(rollout_id, last=last):
             await evaluate(run, version)
         if last:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from tests.e2e.rank_pool import Outcome, RankPool, Task
 from trainers.config import RunConfig
@@ -31,6 +31,7 @@ SHAPE: dict[str, Any] = {
     "dtype": "float32",
 }
 TP, PP, CP = "tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size"
+EP = "expert_model_parallel_size"
 RECOMPUTE = {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "one": (1, {}),
@@ -48,6 +49,9 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "CP2": (2, {CP: 2}),
     "TP2 PP2": (4, {TP: 2, PP: 2, "sequence_parallel": True}),
     "PP2 CP2": (4, {PP: 2, CP: 2}),
+    "EP2": (2, {EP: 2}),
+    "TP2 EP2": (4, {TP: 2, EP: 2, "expert_tensor_parallel_size": 1, "sequence_parallel": True}),
+    "PP2 EP2": (4, {PP: 2, EP: 2}),
     "TP2 CP2 SP": (4, {TP: 2, CP: 2, "sequence_parallel": True}),
 }
 
@@ -61,9 +65,14 @@ def pool() -> Iterator[RankPool]:
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("models")
-    for name, tied in {"qwen3": False, "qwen3-tied": True}.items():
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "norm_topk_prob": True}
+    for name, build in {
+        "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=False)),
+        "qwen3-tied": lambda: Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=True)),
+        "qwen3-moe": lambda: Qwen3MoeForCausalLM(Qwen3MoeConfig(**SHAPE, **experts, tie_word_embeddings=False)),
+    }.items():
         torch.manual_seed(0)
-        model = Qwen3ForCausalLM(Qwen3Config(**SHAPE, tie_word_embeddings=tied)).to(torch.float32)
+        model = build().to(torch.float32)
         with torch.no_grad():
             for parameter_name, parameter in model.named_parameters():
                 if parameter_name.endswith("norm.weight"):
@@ -132,13 +141,42 @@ def of_one(pool: RankPool, models: dict[str, Path]) -> dict[str, Outcome]:
 def test_losses_and_gradient_norms_are_those_of_one_process(
     layout: str, pool: RankPool, models: dict[str, Path], of_one: dict[str, Outcome]
 ) -> None:
-    name = "qwen3-tied" if "PP2" in layout else "qwen3"
+    name = "qwen3-moe" if "EP2" in layout else "qwen3-tied" if "PP2" in layout else "qwen3"
     expected = of_one[name]
     for outcome in train(pool, models[name], layout):
         for found, wanted in zip(outcome.stats, expected.stats, strict=True):
             assert found.losses == pytest.approx(wanted.losses, rel=1e-4)
             assert found.grad_norms == pytest.approx(wanted.grad_norms, rel=1e-4)
             assert found.metrics == pytest.approx(wanted.metrics, rel=1e-3, abs=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["one", "PP2 CP2"])
+def test_a_step_that_is_not_finite_ends_on_every_rank_with_what_to_do(
+    layout: str, pool: RankPool, models: dict[str, Path]
+) -> None:
+    config = run_config(models["qwen3"], layout)
+    batch = make_batch(config)
+    broken = [dataclasses.replace(sample, advantage=float("inf")) for sample in batch.samples]
+    with pytest.raises(AssertionError) as raised:
+        pool.run(Task(config, [dataclasses.replace(batch, samples=broken)]))
+    said = str(raised.value)
+    for rank in range(config.resources.train_world_size):
+        assert f"rank {rank}: TrainingDiverged('the loss is " in said
+    assert "lower trainer.lr" in said
+
+
+def test_where_the_time_went_is_told_and_no_utilisation_of_an_unknown_device(
+    pool: RankPool, models: dict[str, Path]
+) -> None:
+    config = run_config(models["qwen3"], "one")
+    [stats] = pool.run(Task(config, [make_batch(config)]))[0].stats
+    assert set(stats.times) == {
+        "time/forward_backward_s",
+        "time/optimizer_s",
+        "time/log_probs_s",
+        "perf/tokens_per_s",
+    }
+    assert all(seconds > 0 for seconds in stats.times.values())
 
 
 def of_sample(config: RunConfig, batch: TrainBatch, outcomes: list[Outcome], number: int) -> dict[int, np.ndarray]:

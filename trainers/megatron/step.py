@@ -62,10 +62,11 @@ class RolloutTrainer:
         def forward(numbered: Iterator[tuple[int, MicroBatch]], module: nn.Module) -> tuple[Any, Callable[..., Any]]:
             number, batch = next(numbered)
 
-            def keep(outputs: Any, non_loss_data: bool = False) -> tuple[int, Tensor]:
-                return number, outputs[0] if isinstance(outputs, tuple) else outputs
+            def keep(outputs: Tensor, non_loss_data: bool = False) -> tuple[int, Tensor]:
+                return number, outputs
 
-            return run_model(module, batch, self.head), keep
+            outputs = run_model(module, batch, self.head)
+            return outputs[0] if isinstance(outputs, tuple) else outputs, keep
 
         found: dict[int, Tensor] = dict(self._schedule(forward, enumerate(batches), len(batches), forward_only=True))
         if self.groups.pipeline.size() > 1:
