@@ -29,10 +29,10 @@ async def test_every_wrong_field_is_named_with_the_nearest_known_one(api: Api) -
 
 
 async def test_fields_that_contradict_each_other_are_refused_with_both(api: Api) -> None:
-    response = await api.http.post("/v1/jobs", json=spec(trainer={"global_batch_size": 5}))
+    response = await api.http.post("/v1/jobs", json=spec(trainer={"tensor_model_parallel_size": 3}))
     assert response.status_code == 422
     message = response.json()["error"]["message"]
-    assert "trainer.global_batch_size (5) must divide" in message
+    assert "trainer.tensor_model_parallel_size" in message and "(3 × 1 × 1)" in message and "processes (1)" in message
 
 
 async def test_a_body_that_is_not_json_is_refused_with_the_position(api: Api) -> None:
