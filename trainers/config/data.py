@@ -6,24 +6,32 @@ from pydantic import Field, model_validator
 
 from engines.config import Positive, Section
 
+type Paths = str | Annotated[tuple[str, ...], Field(min_length=1)]
+"""A .jsonl, .json or .parquet file or a directory that Hugging Face's ``save_to_disk`` wrote, each with
+``@[start:end]`` behind it for a part of its rows; or several, one after the other."""
+
 
 class DataSetConfig(Section):
-    """One data set of a mixture."""
+    """One data set of a mixture. Keys that are unset are those of ``data``."""
 
-    path: str
-    weight: Annotated[float, Field(gt=0)]
+    path: Paths
+    weight: Annotated[float, Field(gt=0)] = 1.0
     """Its share of the prompts, relative to the others'."""
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """Written into the metadata of its samples, as ``data_set``."""
+    input_key: str | None = None
+    label_key: str | None = None
+    metadata_key: str | None = None
+    tool_key: str | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path
 
 
 class DataConfig(Section):
-    prompt_data: (
-        str
-        | Annotated[tuple[str, ...], Field(min_length=1)]
-        | Annotated[tuple[DataSetConfig, ...], Field(min_length=1)]
-    )
-    """A .jsonl, .json or .parquet file or a directory that Hugging Face's ``save_to_disk`` wrote, each with
-    ``@[start:end]`` behind it for a part of its rows; several as one data set; or several with weights, which are
-    mixed in that proportion."""
+    prompt_data: Paths | Annotated[tuple[DataSetConfig, ...], Field(min_length=1)]
+    """One data set, or several that are mixed in proportion to their weights."""
     input_key: str = "input"
     label_key: str | None = None
     metadata_key: str = "metadata"
@@ -33,25 +41,36 @@ class DataConfig(Section):
     apply_chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the chat template, such as ``enable_thinking``."""
     shuffle: bool = False
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0)] = 42
     max_prompt_len: Positive | None = None
     """Prompts with more tokens are left out, and counted."""
 
     @model_validator(mode="after")
     def _template_has_its_fields(self) -> Self:
         if not self.apply_chat_template:
-            if self.tool_key is not None:
+            if any(each.tool_key is not None for each in self.data_sets):
                 raise ValueError("tool_key only applies when apply_chat_template is true")
             if self.apply_chat_template_kwargs:
                 raise ValueError("apply_chat_template_kwargs only applies when apply_chat_template is true")
         return self
 
+    @model_validator(mode="after")
+    def _data_sets_are_told_apart(self) -> Self:
+        names = [each.name for each in self.data_sets if each.name is not None]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"prompt_data: two data sets are named {twice!r}")
+        return self
+
     @property
-    def data_sets(self) -> tuple[tuple[tuple[str, ...], float], ...]:
-        """Each data set's paths, and its weight."""
-        if isinstance(self.prompt_data, str):
-            return (((self.prompt_data,), 1.0),)
-        plain = tuple(each for each in self.prompt_data if isinstance(each, str))
-        if plain:
-            return ((plain, 1.0),)
-        return tuple(((each.path,), each.weight) for each in self.prompt_data if isinstance(each, DataSetConfig))
+    def data_sets(self) -> tuple[DataSetConfig, ...]:
+        """Each data set, with its own keys."""
+        keys = {key: getattr(self, key) for key in ("input_key", "label_key", "metadata_key", "tool_key")}
+        told: list[DataSetConfig] = []
+        paths: list[str] = []
+        for each in (self.prompt_data,) if isinstance(self.prompt_data, str) else self.prompt_data:
+            if isinstance(each, str):
+                paths.append(each)
+            else:
+                unset = {key: value for key, value in keys.items() if getattr(each, key) is None}
+                told.append(each.model_copy(update=unset))
+        return tuple(told) or (DataSetConfig(path=tuple(paths), **keys),)

@@ -113,6 +113,7 @@ def test_a_resumed_run_sees_what_the_interrupted_one_would_have_seen(
         ({"cursors": [{"epoch": "0", "offset": 0, "drawn": 0}]}, "no count"),
         ({"cursors": [], "identities": []}, "trained on 0 data sets, and data.prompt_data has 1"),
         ({"identities": ["9 lines"]}, "then 9 lines, now 3 lines"),
+        ({"order": {"shuffle": True}}, r"another order: then {'shuffle': True}, now {'shuffle': False, 'seed': 42"),
     ],
 )
 def test_a_position_of_other_data_is_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:

@@ -1,11 +1,18 @@
 """The same rows from any format, parts and mixtures of them, an index that is built once, and resumption anywhere."""
 
+import io
 import json
+import os
 import random
+import subprocess
+import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
@@ -15,11 +22,13 @@ from hypothesis import strategies as st
 from engines.types import FinishReason, Generation, Sample
 from tests.unit.rollout.test_data import Characters
 from trainers.config import DataConfig
-from trainers.errors import DataInvalid
+from trainers.errors import CheckpointInvalid, DataInvalid, StorageFailed
 from trainers.rollout.buffer import Buffer
-from trainers.rollout.data import PromptData
-from trainers.rollout.data.lines import LineIndex, cache_directory, find_lines
-from trainers.rollout.data.order import next_of
+from trainers.rollout.data import PromptData, check, tables
+from trainers.rollout.data import prompts as prompts_module
+from trainers.rollout.data.cache import cache_directory, content_hash
+from trainers.rollout.data.lines import LineIndex, find_lines
+from trainers.rollout.data.order import feistel, next_of, order_of
 from trainers.rollout.data.rows import open_rows
 
 ROWS = [{"input": f"p{i}", "label": str(i), "metadata": {"n": i}} for i in range(10)]
@@ -32,6 +41,12 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def lines(path: Path, rows: list[dict[str, Any]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def settled(path: Path, seconds_ago: int = 100) -> Path:
+    """Last changed a while ago."""
+    os.utime(path, ns=(0, (time.time_ns() // 10**9 - seconds_ago) * 10**9))
     return path
 
 
@@ -136,7 +151,7 @@ def test_a_mixture_draws_each_set_in_its_own_order_and_epochs(tmp_path: Path) ->
     assert [each for each in drawn if each[0] == "s"] == ["s0", "s1"] * 5
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_runs_killed_at_twenty_random_points_see_the_same_samples_in_the_same_order(
     tmp_path_factory: pytest.TempPathFactory, seed: int
@@ -192,23 +207,45 @@ def test_tools_and_template_arguments_reach_the_chat_template(tmp_path: Path) ->
 
 
 def test_the_index_is_kept_used_again_and_built_anew_for_a_changed_file(tmp_path: Path) -> None:
-    path = lines(tmp_path / "rows.jsonl", ROWS)
+    path = settled(lines(tmp_path / "rows.jsonl", ROWS))
     assert LineIndex.of(path).read(9) == json.dumps(ROWS[9]).encode()
-    [kept] = cache_directory().glob("*.npy")
+    [kept] = cache_directory().glob("*.lines")
     written = kept.stat().st_mtime_ns
-    assert len(LineIndex.of(path)) == 10
+    again = LineIndex.of(path)
+    assert [json.loads(line) for line in again.scan(0, 10)] == ROWS
     assert kept.stat().st_mtime_ns == written
-    lines(path, ROWS[:4])
-    assert len(LineIndex.of(path)) == 4
+    assert len(LineIndex.of(settled(lines(path, ROWS[:4]), 50))) == 4
     kept.write_bytes(b"cut short")
-    lines(path, ROWS)
-    assert len(LineIndex.of(path)) == 10
+    assert len(LineIndex.of(settled(lines(path, ROWS)))) == 10
 
 
-@given(st.lists(st.sampled_from([b"{}", b" x", b"", b"  ", b"\t\r", b"abc"]), max_size=30), st.booleans())
+def test_a_file_that_was_changed_just_now_is_not_remembered_as_it_was(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", [{"a": 1}])
+    assert LineIndex.of(path).read(0) == b'{"a": 1}'
+    stat = path.stat()
+    lines(path, [{"a": 2}])
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert LineIndex.of(path).read(0) == b'{"a": 2}'
+    assert not cache_directory().exists()
+
+
+def test_where_the_cache_cannot_be_written_everything_still_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ROLLWAY_CACHE", str(tmp_path / "file"))
+    path = settled(lines(tmp_path / "rows.jsonl", ROWS))
+    assert prompts(opened(str(path)).next_groups(10, 1)) == [row["input"] for row in ROWS]
+
+
+@given(
+    st.lists(st.sampled_from([b"{}", b" x", b"", b"  ", b"\t\r", b"abc"]), max_size=30),
+    st.booleans(),
+    st.integers(1, 40),
+)
 @settings(deadline=None)
 def test_lines_are_found_as_a_plain_loop_finds_them(
-    tmp_path_factory: pytest.TempPathFactory, content: list[bytes], ended: bool
+    tmp_path_factory: pytest.TempPathFactory, content: list[bytes], ended: bool, chunk: int
 ) -> None:
     path = tmp_path_factory.mktemp("lines") / "file"
     path.write_bytes(b"\n".join(content) + (b"\n" if ended else b""))
@@ -217,4 +254,167 @@ def test_lines_are_found_as_a_plain_loop_finds_them(
         if line.strip():
             expected.append(offset)
         offset += len(line) + 1
-    assert find_lines(path).tolist() == expected
+    offsets = io.BytesIO()
+    with patch("trainers.rollout.data.lines.CHUNK", chunk):
+        size, digest = find_lines(path, offsets)
+        index = LineIndex(path, np.frombuffer(offsets.getvalue(), "<u8"), size, digest)
+        assert [index.offset(i) for i in range(len(index))] == expected
+        assert list(index.scan(0, len(index))) == [index.read(i) for i in range(len(index))]
+    assert [line for line in path.read_bytes().split(b"\n") if line.strip()] == [
+        index.read(i) for i in range(len(index))
+    ]
+    assert (size, digest) == (path.stat().st_size, content_hash(path))
+
+
+@given(num_rows=st.integers(1, 5000), seed=st.integers(0, 2**40), epoch=st.integers(0, 100))
+@settings(max_examples=60)
+def test_an_order_without_a_table_is_a_permutation(num_rows: int, seed: int, epoch: int) -> None:
+    order = feistel(num_rows, seed=seed, epoch=epoch)
+    assert sorted(order(place) for place in range(num_rows)) == list(range(num_rows))
+
+
+def test_an_order_without_a_table_is_as_even_as_chance() -> None:
+    """Where a row goes, and how far apart neighbours land, against what a uniform permutation would give."""
+    count, cells, epochs = 1000, 10, 60
+    seen = np.zeros((cells, cells))
+    distances = []
+    for epoch in range(epochs):
+        order = feistel(count, seed=1, epoch=epoch)
+        rows = np.array([order(place) for place in range(count)])
+        np.add.at(seen, (np.arange(count) * cells // count, rows * cells // count), 1)
+        distances.append(np.abs(np.diff(rows)).mean() / count)
+    expected = count * epochs / cells**2
+    chi_squared = ((seen - expected) ** 2 / expected).sum()
+    assert 50 < chi_squared < 125  # 81 degrees of freedom: the middle 99.8 %
+    assert abs(np.mean(distances) - 1 / 3) < 0.005
+
+
+def test_ten_million_rows_are_ordered_without_a_table_and_small_ones_with() -> None:
+    order = order_of(10_000_000, shuffle=True, seed=7, epoch=3)
+    drawn = {order(place) for place in range(2000)}
+    assert len(drawn) == 2000
+    assert min(drawn) >= 0
+    assert max(drawn) < 10_000_000
+    small = order_of(9, shuffle=True, seed=7, epoch=3)
+    assert [small(i) for i in range(9)] == np.random.default_rng([7, 3]).permutation(9).tolist()
+
+
+def test_a_large_file_is_checked_whole_by_processes_once_and_the_first_wrong_line_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompts_module, "MEASURED_ROWS", 100)
+    monkeypatch.setattr(check, "ROWS_PER_PROCESS", 500)
+    rows = [{"input": f"p{i}", "label": str(i)} for i in range(1000)]
+    path = settled(lines(tmp_path / "rows.jsonl", [*rows[:300], {"input": 1}, *rows[301:800], {}, *rows[801:]]))
+    with pytest.raises(DataInvalid, match=r"rows\.jsonl line 301: no key 'label'"):
+        opened(str(path))
+    path = settled(lines(tmp_path / "rows.jsonl", [*rows[:800], {"label": "1"}, *rows[801:]]), 50)
+    with pytest.raises(DataInvalid, match=r"rows\.jsonl line 801: no key 'input'"):
+        opened(str(path))
+    path = settled(lines(tmp_path / "rows.jsonl", rows), 20)
+    expected = prompts(opened(str(path), shuffle=True).next_groups(1500, 1))
+    assert sorted(expected[:1000]) == sorted(row["input"] for row in rows)
+    with patch.object(check, "_in_processes", side_effect=AssertionError("was checked")):
+        assert prompts(opened(str(path), shuffle=True).next_groups(1500, 1)) == expected
+        with pytest.raises(AssertionError, match="was checked"):
+            opened(str(path), label_key=None)
+
+
+def test_of_a_large_file_prompts_that_are_too_long_are_left_out_when_their_turn_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = settled(lines(tmp_path / "rows.jsonl", [{"input": "p" * (1 + i % 3), "label": i} for i in range(30)]))
+    small = opened(str(path), max_prompt_len=2)
+    monkeypatch.setattr(prompts_module, "MEASURED_ROWS", 10)
+    large = opened(str(path), max_prompt_len=2)
+    assert (len(small), small.num_too_long, len(large), large.num_too_long) == (20, 10, 30, 0)
+    resumed = opened(str(path), max_prompt_len=2)
+    assert prompts(large.next_groups(11, 1)) == prompts(small.next_groups(11, 1))
+    resumed.load_state(json.loads(json.dumps(large.state())))
+    assert prompts(resumed.next_groups(30, 1)) == prompts(small.next_groups(30, 1)) == prompts(large.next_groups(30, 1))
+    with pytest.raises(DataInvalid, match="all 30 prompts exceed"):
+        opened(str(settled(lines(path, [{"input": "ppp", "label": 1}] * 30), 50)), max_prompt_len=2).next_groups(1, 1)
+
+
+def test_a_large_parquet_file_is_read_through_a_copy_that_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.Table.from_pylist(ROWS), path, row_group_size=4)
+    whole = open_rows([str(path)])
+    monkeypatch.setattr(tables, "HELD_BYTES", 10)
+    for _ in range(2):
+        copied = open_rows([f"{path}@[1:]"])
+        assert [copied.read(i) for i in (8, 0, 4)] == [ROWS[9], ROWS[1], ROWS[5]]
+        assert list(copied.scan(2, 9)) == ROWS[3:]
+        assert copied.identity.startswith(whole.identity)
+    [kept] = cache_directory().glob("*.arrow")
+    kept.write_bytes(b"damaged")
+    with pytest.raises(DataInvalid, match="is no Arrow file"):
+        open_rows([str(path)])
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ROLLWAY_CACHE", str(tmp_path / "file"))
+    with pytest.raises(StorageFailed, match="set ROLLWAY_CACHE"):
+        open_rows([str(path)])
+
+
+def test_data_sets_of_a_mixture_have_keys_and_names_of_their_own(tmp_path: Path) -> None:
+    first = lines(tmp_path / "a.jsonl", [{"q": "one", "a": "1", "metadata": {"k": 1}}])
+    second = lines(tmp_path / "b.jsonl", [{"input": "two", "label": "2", "metadata": {"data_set": "other"}}])
+    mixture = [{"path": str(first), "name": "maths", "input_key": "q", "label_key": "a"}, {"path": [str(second)]}]
+    [one], [two] = opened(mixture).next_groups(2, 1)
+    assert (one.prompt, one.label, one.metadata) == ("one", "1", {"k": 1, "data_set": "maths"})
+    assert (two.prompt, two.label, two.metadata) == ("two", "2", {"data_set": "other"})
+    with pytest.raises(DataInvalid, match=r"b\.jsonl line 1: its metadata says data_set = 'other', .* names it 'mine'"):
+        opened([mixture[0], mixture[1] | {"name": "mine"}])
+    with pytest.raises(ValueError, match="two data sets are named 'maths'"):
+        opened([mixture[0], mixture[0]])
+
+
+def test_a_slice_without_rows_or_of_another_form_is_named(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", ROWS)
+    with pytest.raises(DataInvalid, match=r"@\[10:\] has no row: the file has 10"):
+        opened(f"{path}@[10:]")
+    for part in ("[3]", "[1-2]", "[a:b]"):
+        with pytest.raises(DataInvalid, match=r"is written path@\[start:end\]"):
+            opened(f"{path}@{part}")
+
+
+def test_other_content_of_the_same_size_is_refused_and_a_copy_elsewhere_is_not(tmp_path: Path) -> None:
+    path = lines(tmp_path / "rows.jsonl", ROWS)
+    state = opened(str(path)).state()
+    copy = tmp_path / "copy.jsonl"
+    copy.write_bytes(path.read_bytes())
+    opened(str(copy)).load_state(state)
+    path.write_bytes(path.read_bytes().replace(b"p5", b"q5"))
+    with pytest.raises(CheckpointInvalid, match="was trained on other data"):
+        opened(str(path)).load_state(state)
+
+
+def test_a_million_lines_open_quickly_from_a_kept_index_and_memory_stays_small(tmp_path: Path) -> None:
+    """In a process of its own, whose peak memory is its own."""
+    path = tmp_path / "rows.jsonl"
+    with path.open("w") as file:
+        file.writelines(f'{{"input": "p{i}", "label": "{i}"}}\n' for i in range(1_000_000))
+    settled(path)
+    code = """
+import resource, sys, time
+from tests.unit.rollout.test_data import Characters
+from trainers.config import DataConfig
+from trainers.rollout.data import PromptData
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+begin = time.perf_counter()
+data = PromptData(DataConfig(prompt_data=sys.argv[1], label_key="label", shuffle=True), Characters())
+opened = time.perf_counter() - begin
+data.next_groups(2000, 1)
+print(opened, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    LineIndex.of(path)
+    with patch.object(check, "_in_processes", return_value=None):  # the rows are right
+        opened(str(path))
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    seconds, megabytes = map(float, done.stdout.split())
+    assert seconds < 5
+    assert megabytes < 60

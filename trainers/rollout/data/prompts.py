@@ -2,57 +2,57 @@
 
 import copy
 from array import array
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict
+from itertools import batched
+from typing import Any
 
 from engines.types import Sample
-from trainers.config import DataConfig
+from trainers.config.data import DataConfig, DataSetConfig
 from trainers.errors import CheckpointInvalid, DataInvalid
+from trainers.rollout.data.cache import cache_directory, keep, key_of
+from trainers.rollout.data.check import check_rows
 from trainers.rollout.data.order import Cursor, next_of, order_of
-from trainers.rollout.data.rows import Rows, json_name, open_rows
+from trainers.rollout.data.reader import LabelCheck, PromptTokens, Row, RowReader, Tokenizer
+from trainers.rollout.data.rows import Rows, open_rows
 
-type Prompt = str | list[dict[str, Any]]
-type LabelCheck = Callable[[Any, Mapping[str, Any]], None]
-"""Raises ValueError saying what is wrong with a row's label, given its metadata."""
+MEASURED_ROWS = 100_000
+"""Of a data set with at most this many rows all labels are checked and all prompts are measured before a run; of a
+larger one each prompt is measured when its turn comes, and ``SAMPLED_ROWS`` labels are checked, evenly spread."""
+SAMPLED_ROWS = 10_000
+_MEASURED_AT_ONCE = 1000
 
-CHECKED_ROWS = 100_000
-"""A data set of at most this many rows is checked whole before a run; of a larger one as many, evenly spread, and the
-others when their turn comes."""
-
-
-class Tokenizer(Protocol):
-    """What is asked of a Hugging Face tokenizer."""
-
-    def encode(self, text: str, /) -> list[int]: ...
-
-    def apply_chat_template(self, conversation: list[dict[str, Any]], /, **options: Any) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One row, checked."""
-
-    where: Callable[[], str]
-    """Its place, for an error; it may take reading the file up to there."""
-    prompt: Prompt
-    label: Any
-    metadata: dict[str, Any]
-    tools: list[Any] | None
+type Progress = Callable[[str], None]
 
 
 class PromptData:
     """Prompts of one data set, or of several in proportion to their weights.
 
-    What is wrong with the data is known before any accelerator is taken: every row of a small data set is read and
-    checked. Raises :class:`DataInvalid` that names the file, the line or row, and the fix.
+    What is wrong with a row is known before any accelerator is taken: each is read and checked. Of a large data set
+    that is done once, and remembered for as long as its content is the same. Raises :class:`DataInvalid` that names
+    the file, the line or row, and the fix.
     """
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, *, check_label: LabelCheck | None = None) -> None:
-        self._reader = _Reader(config, tokenizer, check_label)
-        self._sets = [_DataSet(open_rows(paths), self._reader, config) for paths, _ in config.data_sets]
-        self._weights = [weight for _, weight in config.data_sets]
+    def __init__(
+        self,
+        config: DataConfig,
+        tokenizer: Tokenizer,
+        *,
+        check_label: LabelCheck | None = None,
+        progress: Progress = lambda text: None,
+    ) -> None:
+        tokens = PromptTokens(config, tokenizer)
+        self._sets = [_DataSet(each, config, tokens, check_label, progress) for each in config.data_sets]
+        self._weights = [each.weight for each in config.data_sets]
         self._next_sample = self._next_group = 0
+        self._order: dict[str, Any] = {
+            "shuffle": config.shuffle,
+            "seed": config.seed,
+            "weights": self._weights,
+            "max_prompt_len": config.max_prompt_len,
+            "prompts": [len(each) for each in self._sets],
+        }
+        """What the order follows from, beside the data and the position."""
 
     @property
     def num_too_long(self) -> int:
@@ -60,7 +60,7 @@ class PromptData:
         return sum(each.num_too_long for each in self._sets)
 
     def __len__(self) -> int:
-        """Prompts in one epoch of all data sets."""
+        """Prompts in one epoch of all data sets; of a large one, those that are too long are still among them."""
         return sum(len(each) for each in self._sets)
 
     def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
@@ -72,6 +72,7 @@ class PromptData:
         return {
             "cursors": [asdict(each.cursor) for each in self._sets],
             "identities": [each.identity for each in self._sets],
+            "order": self._order,
             "next_sample_index": self._next_sample,
             "next_group_index": self._next_group,
         }
@@ -80,7 +81,8 @@ class PromptData:
         """Go on from a saved position. Raises :class:`CheckpointInvalid` for one that is not of this data."""
         try:
             cursors = [Cursor(**each) for each in state["cursors"]]
-            identities, sample, group = state["identities"], state["next_sample_index"], state["next_group_index"]
+            identities, order = state["identities"], state["order"]
+            sample, group = state["next_sample_index"], state["next_group_index"]
         except (KeyError, TypeError) as error:
             raise CheckpointInvalid(f"the saved position of the data cannot be read: {error!r}: {state}") from None
         counts = [sample, group, *(count for each in cursors for count in asdict(each).values())]
@@ -96,6 +98,11 @@ class PromptData:
                     f"the checkpoint was trained on other data: then {identity}, now {each.identity}; resume with the "
                     "same data, or take the weights alone (checkpoint.finetune)"
                 )
+        if order != self._order:
+            raise CheckpointInvalid(
+                f"the checkpoint's data came in another order: then {order}, now {self._order}; resume with the same, "
+                "or take the weights alone (checkpoint.finetune)"
+            )
         for each, cursor in zip(self._sets, cursors, strict=True):
             each.move(cursor)
         self._next_sample, self._next_group = sample, group
@@ -105,7 +112,6 @@ class PromptData:
         if len(self._sets) > 1:
             place = next_of(self._weights, [each.cursor.drawn for each in self._sets])
         row, tokens = self._sets[place].next()
-        metadata = row.metadata if row.tools is None else row.metadata | {"tools": row.tools}
         first, group_index = self._next_sample, self._next_group
         self._next_sample += n_samples
         self._next_group += 1
@@ -116,7 +122,7 @@ class PromptData:
                 prompt=copy.deepcopy(row.prompt),
                 tokens=list(tokens),
                 label=copy.deepcopy(row.label),
-                metadata=copy.deepcopy(metadata),
+                metadata=copy.deepcopy(row.metadata),
             )
             for i in range(n_samples)
         ]
@@ -125,21 +131,42 @@ class PromptData:
 class _DataSet:
     """The rows of one data set, and where it stands."""
 
-    def __init__(self, rows: Rows, reader: "_Reader", config: DataConfig) -> None:
-        self._rows = rows
-        self._reader = reader
-        self._limit = config.max_prompt_len
-        self._shuffle, self._seed = config.shuffle, config.seed
-        self.identity = rows.identity
+    def __init__(
+        self,
+        data_set: DataSetConfig,
+        config: DataConfig,
+        tokens: PromptTokens,
+        check_label: LabelCheck | None,
+        progress: Progress,
+    ) -> None:
+        self._config = config
+        self._tokens = tokens
+        self._reader = RowReader(data_set, messages=config.apply_chat_template)
+        self._check_label = check_label
+        name = ", ".join(data_set.paths)
+        progress(f"the index of {name}")
+        self._rows: Rows = open_rows(data_set.paths)
+        self.identity = self._rows.identity
         self.num_too_long = 0
         self.cursor = Cursor()
-        self._kept: array[int] | None = None
-        """The rows that are short enough, where all were looked at."""
-        self._check()
+        self._fitting: array[int] | None = None
+        """The rows that are short enough, where all were measured and some are not."""
+        count = len(self._rows)
+        if not count:
+            raise DataInvalid(f"data.prompt_data {name} holds no prompt")
+        tokens.of(self._row(0))  # shows whether the template works at all
+        progress(f"{count} rows of {name} to be checked")
+        if count <= MEASURED_ROWS:
+            self._measure(lambda done: progress(f"{count} prompts of {name} to be measured: {done} are"))
+        else:
+            check_rows(self._rows, data_set, messages=config.apply_chat_template)
+            if check_label is not None:
+                for i in range(SAMPLED_ROWS):
+                    self._row(count * i // SAMPLED_ROWS)
         self._order = self._order_of(0)
 
     def __len__(self) -> int:
-        return len(self._rows) if self._kept is None else len(self._kept)
+        return len(self._rows) if self._fitting is None else len(self._fitting)
 
     def move(self, cursor: Cursor) -> None:
         self.cursor = cursor
@@ -147,123 +174,88 @@ class _DataSet:
 
     def next(self) -> tuple[Row, list[int]]:
         """The next row that is short enough, and its tokens."""
+        limit = self._config.max_prompt_len
         for _ in range(len(self) + 1):
-            number = self._advance()
-            row = self._reader.row(self._rows, number)
-            tokens = self._reader.tokens(row)
-            if self._limit is None or len(tokens) <= self._limit:
+            row = self._row(self._advance())
+            tokens = self._tokens.of(row)
+            if limit is None or len(tokens) <= limit:
                 self.cursor.drawn += 1
                 return row, tokens
             self.num_too_long += 1
         raise self._all_too_long()
+
+    def _row(self, number: int) -> Row:
+        return self._reader.row(self._rows.read(number), lambda: self._rows.where(number), self._check_label)
 
     def _advance(self) -> int:
         cursor = self.cursor
         if cursor.offset >= len(self):
             cursor.epoch, cursor.offset = cursor.epoch + 1, 0
             self._order = self._order_of(cursor.epoch)
-        place = cursor.offset if self._order is None else int(self._order[cursor.offset])
+        place = self._order(cursor.offset)
         cursor.offset += 1
-        return place if self._kept is None else self._kept[place]
+        return place if self._fitting is None else self._fitting[place]
 
-    def _order_of(self, epoch: int) -> Any:
-        return order_of(len(self), shuffle=self._shuffle, seed=self._seed, epoch=epoch)
+    def _order_of(self, epoch: int) -> Callable[[int], int]:
+        return order_of(len(self), shuffle=self._config.shuffle, seed=self._config.seed, epoch=epoch)
 
-    def _check(self) -> None:
-        count = len(self._rows)
-        if not count:
-            raise DataInvalid(f"data.prompt_data holds no prompt: {self.identity}")
-        whole = count <= CHECKED_ROWS
-        numbers = range(count) if whole else [count * i // CHECKED_ROWS for i in range(CHECKED_ROWS)]
-        kept: array[int] = array("Q")
-        for number in numbers:
-            row = self._reader.row(self._rows, number)
-            # The first prompt shows whether the template works at all; the others cost time only for a limit.
-            if number == 0 or (whole and self._limit is not None):
-                tokens = self._reader.tokens(row)
-                if whole and self._limit is not None and len(tokens) > self._limit:
-                    self.num_too_long += 1
-                    continue
-            kept.append(number)
-        if whole and self.num_too_long:
-            self._kept = kept
-            if not kept:
-                raise self._all_too_long()
+    def _measure(self, progress: Callable[[int], None]) -> None:
+        """Check every row, and find those that are short enough."""
+        rows = self._checked()
+        if (limit := self._config.max_prompt_len) is None:
+            for _ in rows:
+                pass
+            return
+        fitting = self._measured(rows, limit, progress)
+        self.num_too_long = len(self._rows) - len(fitting)
+        if not fitting:
+            raise self._all_too_long()
+        if self.num_too_long:
+            self._fitting = fitting
+
+    def _checked(self) -> Iterator[Row]:
+        def where(number: int) -> Callable[[], str]:
+            return lambda: self._rows.where(number)
+
+        for number, content in enumerate(self._rows.scan(0, len(self._rows))):
+            yield self._reader.row(content, where(number), self._check_label)
+
+    def _measured(self, rows: Iterable[Row], limit: int, progress: Callable[[int], None]) -> "array[int]":
+        tokens_key = self._tokens.key
+        name = f"{key_of(self.identity, self._reader.key, tokens_key, limit)}.fitting"
+        if tokens_key is not None and (kept := _kept(name)) is not None:
+            for _ in rows:  # labels are checked each time: their rules are not part of the name
+                pass
+            return kept
+        fitting = array("Q")
+        for number, some in enumerate(batched(rows, _MEASURED_AT_ONCE)):
+            first = number * _MEASURED_AT_ONCE
+            progress(first)
+            for i, tokens in enumerate(self._tokens.of_many(some)):
+                if len(tokens) <= limit:
+                    fitting.append(first + i)
+        if tokens_key is not None:
+            _keep(name, fitting)
+        return fitting
 
     def _all_too_long(self) -> DataInvalid:
         return DataInvalid(
             f"data.prompt_data holds no prompt: all {len(self._rows)} prompts exceed data.max_prompt_len = "
-            f"{self._limit}: {self.identity}"
+            f"{self._config.max_prompt_len}: {self.identity}"
         )
 
 
-class _Reader:
-    """From a row's content to a prompt and its tokens."""
+def _kept(name: str) -> "array[int] | None":
+    found = array("Q")
+    try:
+        found.frombytes((cache_directory() / name).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found
 
-    def __init__(self, config: DataConfig, tokenizer: Tokenizer, check_label: LabelCheck | None) -> None:
-        self._config = config
-        self._tokenizer = tokenizer
-        self._check_label = check_label
 
-    def row(self, rows: Rows, number: int) -> Row:
-        config, content = self._config, rows.read(number)
-
-        def invalid(what: str) -> DataInvalid:
-            return DataInvalid(f"{rows.where(number)}: {what}")
-
-        wanted = (("input_key", config.input_key), ("label_key", config.label_key))
-        for field, key in wanted:
-            if key is not None and key not in content:
-                raise invalid(f"no key {key!r} (data.{field}); its keys are {sorted(content)}")
-        metadata = content.get(config.metadata_key)
-        if metadata is not None and not isinstance(metadata, dict):
-            raise invalid(f"{config.metadata_key!r} (data.metadata_key) is a JSON {json_name(metadata)}, not an object")
-        tools = content.get(config.tool_key) if config.tool_key is not None else None
-        if tools is not None and not isinstance(tools, list):
-            raise invalid(f"{config.tool_key!r} (data.tool_key) is a JSON {json_name(tools)}, expected an array")
-        label = None if config.label_key is None else content[config.label_key]
-        if self._check_label is not None:
-            try:
-                self._check_label(label, metadata or {})
-            except ValueError as error:
-                raise invalid(str(error)) from None
-        try:
-            prompt = self._prompt(content[config.input_key])
-        except ValueError as error:
-            raise invalid(str(error)) from None
-        return Row(lambda: rows.where(number), prompt, label, metadata or {}, tools)
-
-    def _prompt(self, value: Any) -> Prompt:
-        key = f"{self._config.input_key!r} (data.input_key)"
-        if isinstance(value, str):
-            return value
-        if not isinstance(value, list):
-            raise ValueError(f"{key} is a JSON {json_name(value)}, expected a string or a list of messages")
-        if not self._config.apply_chat_template:
-            raise ValueError(f"{key} is a list of messages: set data.apply_chat_template to render it")
-        if not value or not all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in value):
-            raise ValueError(f"{key} must be a non-empty list of messages, each with a 'role'")
-        return value
-
-    def tokens(self, row: Row) -> list[int]:
-        config = self._config
-        if config.apply_chat_template:
-            user: list[dict[str, Any]] = [{"role": "user", "content": row.prompt}]
-            messages = user if isinstance(row.prompt, str) else row.prompt
-            tools = {} if row.tools is None else {"tools": row.tools}
-            try:
-                tokens = self._tokenizer.apply_chat_template(
-                    messages,
-                    add_generation_prompt=True,
-                    tokenize=True,
-                    return_dict=False,
-                    **tools,
-                    **config.apply_chat_template_kwargs,
-                )
-            except Exception as error:  # a template is a program: Jinja's own errors, TypeError, ValueError, …
-                raise DataInvalid(f"{row.where()}: the tokenizer's chat template refuses it: {error}") from error
-        else:
-            tokens = self._tokenizer.encode(str(row.prompt))
-        if not tokens:
-            raise DataInvalid(f"{row.where()}: the prompt has no tokens")
-        return list(tokens)
+def _keep(name: str, numbers: "array[int]") -> None:
+    try:
+        keep(name, lambda file: file.write(numbers.tobytes()))
+    except OSError:
+        return  # measured again the next time

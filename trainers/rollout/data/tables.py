@@ -1,0 +1,113 @@
+"""Rows of tables: Arrow files that are mapped into memory, and parquet files by way of them."""
+
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.lib as palib
+import pyarrow.parquet as pq
+
+from trainers.errors import DataInvalid, StorageFailed
+from trainers.rollout.data.cache import cache_directory, content_hash, keep, key_of
+
+HELD_BYTES = 1 << 26
+"""A parquet file that takes no more than this is held in memory; of a larger one a copy is made that can be mapped, as
+a row of a parquet file costs reading its whole row group."""
+_ROWS_PER_BATCH = 1024
+
+
+class Batches:
+    """Rows of record batches, which are small, so that one row is found and converted in constant time."""
+
+    def __init__(self, path: Path, batches: Sequence[Any], identity: str) -> None:
+        self._path = path
+        self._batches = [batch for batch in batches if batch.num_rows]
+        self._ends = list(accumulate(batch.num_rows for batch in self._batches))
+        self.identity = f"{len(self)} rows with hash {identity}"
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def where(self, number: int) -> str:
+        return f"{self._path} row {number + 1}"
+
+    def read(self, number: int) -> dict[str, Any]:
+        place = bisect_right(self._ends, number)
+        begin = self._ends[place - 1] if place else 0
+        return self._batches[place].slice(number - begin, 1).to_pylist()[0]
+
+    def scan(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        while start < stop:
+            place = bisect_right(self._ends, start)
+            begin = self._ends[place - 1] if place else 0
+            end = min(stop, self._ends[place], start + _ROWS_PER_BATCH)
+            yield from self._batches[place].slice(start - begin, end - start).to_pylist()
+            start = end
+
+
+class Saved(Batches):
+    """What ``datasets.Dataset.save_to_disk`` wrote."""
+
+    def __init__(self, path: Path) -> None:
+        if (path / "dataset_dict.json").is_file():
+            splits = sorted(each.name for each in path.iterdir() if each.is_dir())
+            raise DataInvalid(f"data.prompt_data {path} holds several splits: take one of {', '.join(splits)}")
+        try:
+            told = json.loads((path / "state.json").read_text("utf-8"))
+            files = [path / each["filename"] for each in told["_data_files"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise DataInvalid(
+                f"data.prompt_data {path} is a directory, but none that save_to_disk wrote: it has no state.json"
+            ) from None
+        batches = [batch for file in files for batch in _mapped(file)]
+        super().__init__(path, batches, key_of([content_hash(file) for file in files]))
+
+
+class Parquet(Batches):
+    def __init__(self, path: Path) -> None:
+        try:
+            file: Any = pq.ParquetFile(path, memory_map=True)
+        except palib.ArrowInvalid as error:
+            raise DataInvalid(f"data.prompt_data {path} is no parquet file: {error}") from None
+        metadata = file.metadata
+        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+        identity = content_hash(path)
+        try:
+            if size <= HELD_BYTES:
+                batches = list(file.iter_batches(_ROWS_PER_BATCH))
+            else:
+                batches = _mapped(_copy_of(file, path, identity))
+        except palib.ArrowInvalid as error:
+            raise DataInvalid(f"data.prompt_data {path} is a damaged parquet file: {error}") from None
+        super().__init__(path, batches, identity)
+
+
+def _mapped(path: Path) -> list[Any]:
+    try:
+        reader: Any = pa.ipc.open_stream(pa.memory_map(str(path)))
+        return list(reader)
+    except palib.ArrowInvalid as error:
+        raise DataInvalid(f"data.prompt_data {path} is no Arrow file: {error}") from None
+
+
+def _copy_of(file: Any, path: Path, identity: str) -> Path:
+    name = f"{key_of(identity)}.arrow"
+    if (kept := cache_directory() / name).is_file():
+        return kept
+
+    def write(target: BinaryIO) -> None:
+        with pa.ipc.new_stream(target, file.schema_arrow) as stream:
+            for batch in file.iter_batches(_ROWS_PER_BATCH):
+                stream.write_batch(batch)
+
+    try:
+        return keep(name, write)
+    except OSError as error:
+        raise StorageFailed(
+            f"{path} is read through a copy in {cache_directory()}, which cannot be written: {error.strerror or error};"
+            " set ROLLWAY_CACHE to a directory with room for it, or provide a .jsonl file"
+        ) from error
