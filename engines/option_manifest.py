@@ -34,6 +34,63 @@ class Option:
         """How a spec may call it: by what it sets, or by one of its flags."""
         return tuple(dict.fromkeys((self.dest, *(python_name(flag) for flag in self.flags))))
 
+    def read(self, text: str) -> Any:
+        """One value as a command line has it. Raises ValueError, which says what would do."""
+        value = self._read(text)
+        if self.choices is not None and value not in self.choices:
+            raise ValueError(f"takes one of {', '.join(map(str, self.choices))}, not {text!r}")
+        return value
+
+    def _read(self, text: str) -> Any:
+        try:
+            match self.type:
+                case "int":
+                    return int(text)
+                case "float":
+                    return float(text)
+                case "json":
+                    return json.loads(text)
+                case "bool":
+                    return {"true": True, "1": True, "false": False, "0": False}[text.lower()]
+                case "text":
+                    return int(text) if text.isdecimal() else text
+                case "str":
+                    return text
+        except (ValueError, KeyError):
+            wanted = {"int": "a whole number", "float": "a number", "json": "JSON", "bool": "true or false"}
+            raise ValueError(f"takes {wanted[self.type]}, not {text!r}") from None
+
+    def problem(self, value: Any) -> str | None:
+        """What is wrong with ``value`` in a spec; None: nothing. Text that reads as the value will do."""
+        if value is None:
+            return None
+        if self.kind != "value" and self.kind != "append":
+            return None if isinstance(value, bool) else f"takes true or false, not {value!r}"
+        if self.nargs not in (None, "?") and isinstance(value, list | tuple):
+            values: list[Any] = list(value)  # pyright: ignore[reportUnknownArgumentType]
+            if isinstance(self.nargs, int) and len(values) != self.nargs:
+                return f"takes {self.nargs} values, not {len(values)}"
+            return next(filter(None, map(self._problem, values)), None)
+        return self._problem(value)
+
+    def _problem(self, value: Any) -> str | None:
+        if self.type == "json" or (self.type == "bool" and isinstance(value, bool)):
+            return None
+        if self.nargs == "?" and isinstance(value, bool):
+            return None
+        if isinstance(value, bool):
+            return f"takes a value, not {str(value).lower()}"
+        if isinstance(value, dict | list | tuple):
+            # A parser's own function reads JSON as often as not.
+            return None if self.type in ("text", "str") else f"takes one value, not {value!r:.80}"
+        try:
+            self.read(value if isinstance(value, str) else str(value))
+        except ValueError as error:
+            if self.type == "int" and isinstance(value, float) and value.is_integer():
+                return None
+            return str(error)
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
