@@ -71,7 +71,7 @@ def _serve(rank: int, pipe: Connection) -> None:
     while (order := pipe.recv()) is not None:
         task, world_size, port = order
         try:
-            pipe.send(_perform(task, rank, world_size, port))
+            pipe.send(task(rank, world_size, port) if callable(task) else _perform(task, rank, world_size, port))
         except BaseException as error:
             import traceback
 
@@ -102,8 +102,10 @@ class RankPool:
         for process in self._processes:
             process.join(10)
 
-    def run(self, task: Task, *, timeout_s: float = 120.0) -> list[Outcome]:
-        """One outcome per rank. Raises AssertionError with what the ranks said, or when one has not answered."""
+    def run(self, task: Any, *, timeout_s: float = 120.0) -> list[Any]:
+        """What each rank's process makes of a Task, an Outcome, or of another picklable callable with a config, which
+        is given (rank, world size, port). Raises AssertionError with what the ranks said, or when one has not
+        answered."""
         world_size = task.config.resources.train_world_size
         pipes, port = self._pipes[:world_size], free_port("127.0.0.1")
         for pipe in pipes:

@@ -44,6 +44,8 @@ class TrainerConfig(Section):
     expert_model_parallel_size: Positive = 1
     expert_tensor_parallel_size: Positive | None = None
     """Unset: ``tensor_model_parallel_size``."""
+    preset: str | None = None
+    """A published model, by the name of its preset: the job is refused when ``model.hf_checkpoint`` is another."""
     extra_args_provider: str | None = None
     """``package.module:function``, called with Megatron's argument parser before it parses; what it adds can be set
     under ``megatron``."""

@@ -4,7 +4,7 @@ import argparse
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from trainers.megatron.device import DeviceType, megatron_device
 from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.hf.options import architecture_defaults, architecture_options, split_over_tensor_parallel
 from trainers.megatron.options import ArgsProvider, parse, to_argv
+from trainers.megatron.preset import check_preset, load_preset
 from trainers.megatron.user_options import user_options
 from trainers.plugins.path import resolve
 
@@ -41,19 +42,34 @@ def megatron_arguments(
     """From the config, for this rank. Raises ConfigInvalid, which names the option, for what Megatron refuses, what
     cannot be honoured or what contradicts the model, and PluginInvalid for ``trainer.extra_args_provider``; call it
     with the world size that the process group will have."""
+    if config.trainer.preset is not None:
+        check_preset(load_preset(config.trainer.preset), model)
     _check_parallel(config, model)
     provider = _args_provider(config.trainer.extra_args_provider)
     architecture = architecture_options(model)
     system = architecture | _system_options(config, device)
     given = user_options(config.trainer.megatron, system=system, architecture=architecture, provider=provider)
     options = _defaults(config, model, device) | given.options | system
-    with megatron_device(device), _world(rank, world_size):
-        args = parse(to_argv(options, provider), provider)
-        _validate(args)
+    args = parse_options(options, rank=rank, world_size=world_size, device=device, provider=provider)
     notices = given.notices
     if config.trainer.sequence_parallel and config.trainer.tensor_model_parallel_size == 1:
         notices = [*notices, "trainer.sequence_parallel has no effect: trainer.tensor_model_parallel_size is 1"]
     return Arguments(args, tuple(notices))
+
+
+def parse_options(
+    options: Mapping[str, Any],
+    *,
+    rank: int,
+    world_size: int,
+    device: DeviceType,
+    provider: ArgsProvider | None = None,
+) -> argparse.Namespace:
+    """``options``, by destination, through Megatron's parser and validation. Raises ConfigInvalid."""
+    with megatron_device(device), _world(rank, world_size):
+        args = parse(to_argv(options, provider), provider)
+        _validate(args)
+    return args
 
 
 @functools.cache

@@ -98,6 +98,15 @@ def reference(config: CheckpointConfig) -> Checkpoint | None:
     return Checkpoint(found.directory, found.iteration, weights_only=True)
 
 
+def checkpoint_of(directory: Path, iteration: int | None) -> Checkpoint:
+    """The given iteration, or the one that the tracker names. Raises CheckpointInvalid."""
+    if iteration is not None:
+        return _checkpoint(directory, iteration)
+    if not (directory / TRACKER).is_file():
+        raise CheckpointInvalid(f"{directory} has no {TRACKER}: it is not a directory of Megatron checkpoints")
+    return _checkpoint(directory, _tracked(directory))
+
+
 def read_owner(directory: Path) -> str | None:
     """The run that writes checkpoints to ``directory``; None where no run of ours does."""
     try:

@@ -53,6 +53,9 @@ class SafetensorsDirectory:
     def dtype(self, name: str) -> torch.dtype:
         return self._open(self._file_of[name]).get_slice(name)[:0].dtype
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._open(self._file_of[name]).get_slice(name).get_shape())
+
     def _open(self, file: str) -> Any:
         if file not in self._files:
             path = self._directory / file
