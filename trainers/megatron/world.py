@@ -1,6 +1,7 @@
 """The process group, Megatron's parallel groups and its global state: once per process."""
 
 import argparse
+import gc
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import cast
@@ -61,6 +62,8 @@ def leave() -> None:
     destroy_rerun_state_machine()
     destroy_global_vars()
     destroy_num_microbatches_calculator()
+    # A group's threads end with the last reference to it, and model, optimizer and schedule refer to one another.
+    gc.collect()
 
 
 def agree(error: BaseException | None) -> str | None:
