@@ -83,7 +83,8 @@ class SGLangReceiver:
         return parse_version((await self._call("GET", "/model_info"))["weight_version"])
 
     async def abort(self, rid: str) -> None:
-        """End the request ``rid`` and those whose id begins with it; unknown ones are ignored."""
+        """End the request ``rid``, and with it those whose id begins with it; one that the engine does not hold is
+        ignored, and then they are too."""
         await self._post("/abort_request", {"rid": rid})
 
     async def _label(self, version: str) -> None:

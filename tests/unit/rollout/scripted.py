@@ -10,7 +10,7 @@ from engines.config import SamplingConfig
 from engines.types import FinishReason, Generation, Sample
 from trainers.config import RunConfig
 from trainers.rollout.buffer import Buffer
-from trainers.rollout.protocols import RolloutContext, RolloutDoors
+from trainers.rollout.protocols import Generator, RolloutContext, RolloutDoors
 
 
 @dataclass
@@ -129,7 +129,7 @@ async def one(sample: Sample) -> float | None:
 
 
 def context(
-    engine: Engine,
+    engine: Generator,
     reward: Callable[[Sample], Awaitable[float | None]] = one,
     *,
     data: Buffer | None = None,
