@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from tests.e2e.family_models import COMMON, MODELS, build_family_model
 from tests.e2e.rank_pool import RankPool
 from trainers.config import RunConfig
+from trainers.megatron.start import Checkpoint
 from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch, TrainSample
 
@@ -60,12 +61,15 @@ def samples() -> list[TrainSample]:
 
 @dataclass(frozen=True)
 class Examine:
-    """Load, compute the logits of packed sequences on all ranks, train a step if asked, and export before that."""
+    """Load, compute the logits of packed sequences on all ranks, train if asked, save and export."""
 
     config: RunConfig
     export_to: Path | None = None
     forward: bool = True
     steps: int = 0
+    save_to: Path | None = None
+    export_after: Path | None = None
+    begin: Checkpoint | None = None
 
     def __call__(self, rank: int, world_size: int, port: int) -> "Findings":
         from trainers.megatron.rank import Rank
@@ -77,7 +81,7 @@ class Examine:
             world_size=world_size,
             device="cpu",
             init_method=f"tcp://127.0.0.1:{port}",
-            begin=None,
+            begin=self.begin,
         )
         found = Findings()
         try:
@@ -89,6 +93,10 @@ class Examine:
                 stats = trainer.step(make_batch(self.config, number))
                 found.losses += stats.losses
                 found.grad_norms += stats.grad_norms
+            if self.save_to is not None:
+                trainer.save(0, self.save_to, {})
+            if self.export_after is not None:
+                trainer.export_hf(self.export_after)
         finally:
             trainer.close()
         return found
