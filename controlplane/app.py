@@ -23,6 +23,7 @@ from controlplane.evaluations.endpoints import evaluations_router
 from controlplane.events.endpoints import events_router
 from controlplane.jobs.changes import Changes
 from controlplane.jobs.endpoints import jobs_router, reports_router
+from controlplane.jobs.flags.manifests import Manifests, manifests_directory
 from controlplane.jobs.ingest import Ingest
 from controlplane.jobs.proxy import Upstream, proxy_router
 from controlplane.jobs.schemas import ErrorView
@@ -98,7 +99,8 @@ def create_app(
     failures.install(app)
     app.add_middleware(ApiKeyGate, api_key=api_key)
     with_key: dict[str, Any] = {"responses": _ERRORS}
-    app.include_router(jobs_router(database, JobService(database, changes), snapshots), **with_key)
+    manifests = Manifests.load(manifests_directory(settings.home))
+    app.include_router(jobs_router(database, JobService(database, changes), snapshots, manifests), **with_key)
     app.include_router(events_router(database, changes), **with_key)
     app.include_router(metrics_router(database), **with_key)
     app.include_router(evaluations_router(database), **with_key)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from controlplane.errors import ControlPlaneError, FieldError, Invalid, NotFound
 from controlplane.jobs.schemas import ErrorBody, ErrorView, FieldErrorView
 from controlplane.jobs.spec import dotted, field_errors
+from controlplane.jobs.submissions import FORMS
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +48,13 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
         reason = first.get("ctx", {}).get("error", "invalid")
         return answer(400, "invalid_json", f"the body is not JSON: {reason} at character {first['loc'][-1]}")
     in_body = [each | {"loc": each["loc"][1:]} for each in errors if each["loc"][0] == "body"]
+    model = _body_model(request)
+    if model is None and in_body and in_body[0]["loc"]:
+        # A job is submitted in one of two forms, and the form's tag stands before the path.
+        model = FORMS.get(in_body[0]["loc"][0])
+        in_body = [each | {"loc": each["loc"][1:]} for each in in_body] if model else in_body
     if any(not each["loc"] and each["type"] != "value_error" for each in in_body):
         return answer(422, "invalid", "send a JSON object, with Content-Type: application/json")
-    model = _body_model(request)
     fields = field_errors(in_body, model) if model else ()
     fields += tuple(
         FieldError(dotted(each["loc"][1:]), f"{each['msg']} (in the {each['loc'][0]})")

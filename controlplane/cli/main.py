@@ -2,7 +2,7 @@
 
 import typer
 
-from controlplane.cli import convert, jobs, local, plugins
+from controlplane.cli import convert, flags, jobs, local, plugins
 
 app = typer.Typer(
     name="rollway",
@@ -19,6 +19,8 @@ app.command(rich_help_panel=MACHINE)(local.status)
 
 JOBS = "Jobs"
 app.command(rich_help_panel=JOBS)(jobs.submit)
+app.command(rich_help_panel=JOBS, context_settings=flags.PASSED_ON)(flags.train)
+app.command(rich_help_panel=JOBS, context_settings=flags.PASSED_ON)(flags.explain)
 app.command("follow", rich_help_panel=JOBS)(jobs.follow_job)
 app.command(rich_help_panel=JOBS)(jobs.jobs)
 app.command(rich_help_panel=JOBS)(jobs.show)
@@ -29,6 +31,7 @@ app.command(rich_help_panel=JOBS)(jobs.chat)
 app.command(rich_help_panel=JOBS)(jobs.finish)
 app.command(rich_help_panel=JOBS)(jobs.cancel)
 
+app.command(rich_help_panel="Your code")(flags.manifest)
 app.add_typer(plugins.app, name="plugins", rich_help_panel="Your code")
 app.add_typer(convert.app, name="convert", rich_help_panel="Your models")
 

@@ -1,18 +1,20 @@
 """Jobs over HTTP, and the door for their drivers' reports."""
 
+import json
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query, Request, Response, status
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response, status
 
 from controlplane.auth import AttemptCredentials, bearer
 from controlplane.db import Database
 from controlplane.jobs import repository as jobs
+from controlplane.jobs.flags.manifests import Manifests
 from controlplane.jobs.ingest import Ingest
-from controlplane.jobs.schemas import JobList, JobSummary, JobView
+from controlplane.jobs.schemas import JobList, JobSummary, JobView, SubmittedJobView
 from controlplane.jobs.service import JobService
 from controlplane.jobs.snapshots import JobSnapshots, job_summary
-from controlplane.jobs.spec import JobSpec
 from controlplane.jobs.states import JobState
+from controlplane.jobs.submissions import Submission, read_submission
 from trainers.reports import ReportBatch, ReportReply
 
 # Read from the request by hand: it is the route that is polled, and a declared header costs a tenth of the answer.
@@ -25,18 +27,21 @@ _IF_NONE_MATCH = {
 }
 
 
-def jobs_router(database: Database, service: JobService, snapshots: JobSnapshots) -> APIRouter:
+def jobs_router(database: Database, service: JobService, snapshots: JobSnapshots, manifests: Manifests) -> APIRouter:
     router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
-    @router.post("", status_code=status.HTTP_202_ACCEPTED, response_model=JobView)
+    @router.post("", status_code=status.HTTP_202_ACCEPTED, response_model=SubmittedJobView)
     async def submit_job(
-        spec: JobSpec, idempotency_key: Annotated[str | None, Header(max_length=255, min_length=1)] = None
+        submission: Annotated[Submission, Body()],
+        idempotency_key: Annotated[str | None, Header(max_length=255, min_length=1)] = None,
     ) -> Response:
-        """Queue a job. Sent again with the same `Idempotency-Key`, the same job is answered."""
+        """Queue a job: a spec, or slime's command line as `{"argv": […]}`. Sent again with the same
+        `Idempotency-Key`, the same job is answered."""
+        spec, notices = read_submission(submission, manifests)
         job = await service.submit(spec, idempotency_key)
         snapshot = await snapshots.get(job.id)
         return Response(
-            snapshot.body,
+            snapshot.body.removesuffix(b"}") + b',"notices":' + json.dumps(notices).encode() + b"}",
             status.HTTP_202_ACCEPTED,
             media_type="application/json",
             headers={"Location": f"/v1/jobs/{job.id}", "ETag": snapshot.etag},

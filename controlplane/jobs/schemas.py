@@ -61,6 +61,11 @@ class JobView(JobSummary):
     """The resolved spec, whole."""
 
 
+class SubmittedJobView(JobView):
+    notices: list[str] = []
+    """Of a job that was submitted as a command line: flags that are ignored and why, and what differs from slime."""
+
+
 class JobList(View):
     items: list[JobSummary]
     next: str | None

@@ -6,7 +6,7 @@ from controlplane.sdk.errors import ApiError, JobWaitTimeout, NotReachable, Roll
 
 if TYPE_CHECKING:
     from controlplane.sdk.client import Rollway
-    from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step
+    from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step, SubmittedJob
 
 __all__ = [
     "ApiError",
@@ -20,6 +20,7 @@ __all__ = [
     "Rollway",
     "RollwayError",
     "Step",
+    "SubmittedJob",
 ]
 
 

@@ -1,7 +1,7 @@
 """The API from Python."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 
 from controlplane.sdk.address import find_address
 from controlplane.sdk.errors import ApiError, FieldProblem, JobWaitTimeout, NotReachable
-from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step
+from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step, SubmittedJob
 
 _POLL_S = 0.5
 _BACKOFF_S = (0.1, 0.3, 1.0, 2.0)
@@ -54,6 +54,21 @@ class Rollway:
         headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
         reply = self._request("POST", "/v1/jobs", json=dict(spec), headers=headers, repeat=bool(idempotency_key))
         return Job.model_validate_json(reply.content)
+
+    def submit_argv(
+        self,
+        argv: Sequence[str],
+        *,
+        files: Mapping[str, str] | None = None,
+        name: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> SubmittedJob:
+        """Queue the job that slime's command line describes; ``files``: the text of the YAML files that it names, by
+        path. Raises ApiError with status 422, whose ``fields`` name each flag that is refused."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        body: dict[str, Any] = {"argv": list(argv), "files": dict(files or {})} | ({"name": name} if name else {})
+        reply = self._request("POST", "/v1/jobs", json=body, headers=headers, repeat=bool(idempotency_key))
+        return SubmittedJob.model_validate_json(reply.content)
 
     def get(self, job_id: str) -> Job:
         return Job.model_validate_json(self._request("GET", f"/v1/jobs/{job_id}").content)

@@ -22,6 +22,11 @@ class Job(JobView):
         return self.state == "succeeded"
 
 
+class SubmittedJob(Job):
+    notices: tuple[str, ...] = ()
+    """What the API had to say of the flags that the job was made from."""
+
+
 class Event(Read):
     id: int
     attempt: int
@@ -65,4 +70,4 @@ class Checkpoint(Read):
     at: datetime
 
 
-__all__ = ["Checkpoint", "Evaluation", "Event", "Job", "JobSummary", "Step"]
+__all__ = ["Checkpoint", "Evaluation", "Event", "Job", "JobSummary", "Step", "SubmittedJob"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-_PROGRAMS = ("train.py", "train_async.py")
+PROGRAMS = ("train.py", "train_async.py")
 _ENVIRONMENT = "--runtime-env-json"
 
 
@@ -21,7 +21,7 @@ class CommandLine:
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
     words = [word for word in argv if word.strip() not in ("\\", "")]  # a continuation that was pasted into one line
-    at = next((at for at, word in enumerate(words) if PurePosixPath(word).name in _PROGRAMS), None)
+    at = next((at for at, word in enumerate(words) if PurePosixPath(word).name in PROGRAMS), None)
     if at is None:
         return CommandLine(tuple(words[1:] if words[:1] == ["--"] else words))
     remarks: list[str] = []

@@ -89,6 +89,7 @@ def _missing(given: Given) -> tuple[str, ...]:
     optional = {"--rollout-num-gpus"} if not generates(given) or "--colocate" in given else set[str]()
     if "--num-epoch" in given:
         optional.add("--num-rollout")  # that flag says what is wrong
-    if any(use.problem and use.flag in REQUIRED for use in given.uses):
-        optional |= {use.flag for use in given.uses if use.problem}
+    for use in given.uses:
+        if use.problem:  # it says itself what is wrong
+            optional |= {use.flag, use.suggestion or use.flag}
     return tuple(flag for flag in REQUIRED if flag not in given and flag not in optional)

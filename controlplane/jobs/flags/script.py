@@ -1,0 +1,178 @@
+"""The flags in a launch script, or in any text that was cut from one.
+
+A small part of the shell is understood: arrays, assignments, quotes, comments, continued lines, ``${NAME[@]}``,
+``${NAME:-default}``, ``$((…))`` and ``$(seq …)``. What only a shell can fill in stays as it is, and is refused where a
+flag has it as its value.
+"""
+
+import ast
+import operator
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from controlplane.jobs.flags.command_line import PROGRAMS
+from controlplane.jobs.flags.shell_words import Break, Word, shell_words
+
+_ASSIGNMENT = re.compile(r"^([A-Za-z_]\w*)(\+?)=")
+_ARRAY = re.compile(r"^\$\{([A-Za-z_]\w*)\[[@*]\]\}$")
+_DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*):?-(.*)\}$")
+_PLAIN = re.compile(r"^\$\{?([A-Za-z_]\w*)\}?$")
+_ARITHMETIC = re.compile(r"^\$\(\((.*)\)\)$", re.DOTALL)
+_SEQ = re.compile(r"^\$\(\s*seq((?:\s+-?\d+){1,3})\s*\)$")
+_OPENS, _CLOSES = {"if", "for", "while", "until", "case"}, {"fi", "done", "esac"}
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+    ast.Div: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+
+
+def script_words(text: str, *, directory: str = "", read_file: Callable[[str], str | None] | None = None) -> list[str]:
+    """The command line that runs slime's training, or else all flags in the text, in their order. ``directory``:
+    where the script lies; ``read_file``: the text of a script that it sources, None if there is none."""
+    run = _Run(read_file or (lambda path: None))
+    if directory:
+        run.values["SCRIPT_DIR"] = [directory]
+    command = run.execute(text)
+    return command if command is not None else run.loose
+
+
+@dataclass
+class _Run:
+    read_file: Callable[[str], str | None]
+    values: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    loose: list[str] = field(default_factory=list[str])
+    """Flags that stand in no command."""
+    incomplete: bool = False
+    """A script was sourced that could not be read: a name that is unset may be set there."""
+
+    def execute(self, text: str) -> list[str] | None:
+        """The words of the command that trains; None if there is none."""
+        depth = 0
+        arrays: list[str] = []
+        trained: list[str] | None = None
+        for command in _commands(text):
+            first = command.words[0].plain if command.words else ""
+            depth += (first in _OPENS) - (first in _CLOSES)
+            if name := self._assign(command, settled=depth == 0 and first not in _CLOSES):
+                arrays.append(name)
+                continue
+            words = [text for word in command.words for text in self.expand(word)]
+            if any(PurePosixPath(word).name in PROGRAMS for word in words):
+                trained = words
+            elif first in ("source", ".") and len(words) > 1:
+                self._source(words[1])
+            elif first.startswith("-"):
+                self.loose += words
+        self.loose = [text for name in dict.fromkeys(arrays) for text in self.values.get(name, ())] + self.loose
+        return trained
+
+    def expand(self, word: Word) -> list[str]:
+        """The words that one becomes: an array's elements, or what a list without quotes splits into."""
+        found = [""]
+        empty = not word.quoted
+        for part in word.parts:
+            values = self._fill(part.text) if part.expands else None
+            if values is None:
+                values = [part.text]
+            elif not part.quoted:
+                values = [text for value in values for text in value.split()]
+            empty = empty and not values
+            if values:
+                found[-1] += values[0]
+                found += values[1:]
+        return [] if empty else found
+
+    def _fill(self, text: str) -> list[str] | None:
+        """What stands for ``$…``; None: only a shell knows."""
+        if match := _ARRAY.match(text):
+            return self.values.get(match[1], None if self.incomplete else [])
+        if match := _DEFAULT.match(text):
+            return self.values.get(match[1]) or [match[2].strip("\"'")]
+        if match := _PLAIN.match(text):
+            return self.values.get(match[1])
+        if match := _SEQ.match(text):
+            numbers = [int(number) for number in match[1].split()]
+            first, step, last = (1, 1, *numbers) if len(numbers) == 1 else (numbers[0], 1, numbers[1])
+            if len(numbers) == 3:
+                first, step, last = numbers
+            return [str(number) for number in range(first, last + (1 if step > 0 else -1), step)] if step else None
+        if match := _ARITHMETIC.match(text):
+            return self._compute(match[1])
+        return None
+
+    def _compute(self, text: str) -> list[str] | None:
+        filled = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", lambda match: (self.values.get(match[1]) or [match[0]])[0], text)
+        try:
+            return [str(_number(ast.parse(filled.strip(), mode="eval").body))]
+        except (SyntaxError, ValueError, ZeroDivisionError):
+            return None
+
+    def _assign(self, command: "_Command", *, settled: bool) -> str | None:
+        """The array's name, if the command sets one; an empty name for another assignment."""
+        words = command.words[1:] if command.words and command.words[0].plain in ("export", "local") else command.words
+        match = _ASSIGNMENT.match(words[0].parts[0].text) if words and words[0].parts else None
+        if match is None or words[0].parts[0].expands:
+            return None
+        name = match[1]
+        if not settled:
+            self.values.pop(name, None)  # which branch is taken, only a shell knows
+            return None
+        if command.array is not None:
+            elements = [text for word in command.array for text in self.expand(word)]
+            self.values[name] = (self.values.get(name, []) if match[2] else []) + elements
+            return name
+        value = words[0].without(match.end())
+        unknown = [part for part in value.parts if part.expands and self._fill(part.text) is None]
+        # What is known of a longer text is kept, with the gaps as they stand.
+        if not unknown or any(part.text and part not in unknown for part in value.parts):
+            self.values[name] = [" ".join(self.expand(value))]
+        return None
+
+    def _source(self, path: str) -> None:
+        text = self.read_file(path)
+        if text is None:
+            self.incomplete = True
+        else:
+            self.execute(text)
+
+
+@dataclass
+class _Command:
+    words: list[Word] = field(default_factory=list[Word])
+    array: list[Word] | None = None
+    """What stands in the parentheses of ``NAME=(…)``."""
+
+
+def _commands(text: str) -> Iterator[_Command]:
+    command, inside = _Command(), 0
+    for token in shell_words(text):
+        if isinstance(token, Word):
+            if inside and command.array is not None:
+                command.array.append(token)
+            elif not inside:
+                command.words.append(token)
+        elif token is Break.OPEN:
+            inside += 1
+            if inside == 1 and command.words and command.array is None and command.words[-1].plain.endswith("="):
+                command.array = []
+        elif token is Break.CLOSE:
+            inside = max(0, inside - 1)
+        elif not inside and (command.words or command.array):
+            yield command
+            command = _Command()
+    if command.words:
+        yield command
+
+
+def _number(node: ast.expr) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_number(node.left), _number(node.right))
+    raise ValueError("not a sum of numbers")

@@ -1,0 +1,126 @@
+"""Shell text as words whose parts know whether they were quoted and whether they are to be expanded."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Break(Enum):
+    END = "end of a command"
+    OPEN = "("
+    CLOSE = ")"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    text: str
+    expands: bool
+    """It is ``$…`` as a whole."""
+    quoted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    parts: tuple[Part, ...]
+
+    @property
+    def quoted(self) -> bool:
+        return any(part.quoted for part in self.parts)
+
+    @property
+    def plain(self) -> str:
+        """Its text as it stands."""
+        return "".join(part.text for part in self.parts)
+
+    def without(self, length: int) -> "Word":
+        """The word after the first characters, which are no expansion."""
+        first, *rest = self.parts
+        head = Part(first.text[length:], first.expands, first.quoted)
+        return Word((*((head,) if head.text else ()), *rest))
+
+
+def shell_words(text: str) -> Iterator[Word | Break]:
+    at = 0
+    while at < len(text):
+        character = text[at]
+        if text.startswith("\\\n", at):
+            at += 2
+        elif character in " \t\r":
+            at += 1
+        elif character == "#":
+            at = _until(text, "\n", at)
+        elif character in "\n;&|":
+            at += 1
+            yield Break.END
+        elif character in "()":
+            at += 1
+            yield Break.OPEN if character == "(" else Break.CLOSE
+        else:
+            word, at = _word(text, at)
+            yield word
+    yield Break.END
+
+
+def _word(text: str, at: int) -> tuple[Word, int]:
+    parts: list[Part] = []
+    while at < len(text) and text[at] not in " \t\r\n;&|()":
+        character = text[at]
+        if text.startswith("\\\n", at):
+            at += 2
+        elif character == "\\" and at + 1 < len(text):
+            parts.append(Part(text[at + 1], False, True))
+            at += 2
+        elif character == "'":
+            end = _until(text, "'", at + 1)
+            parts.append(Part(text[at + 1 : end], False, True))
+            at = end + 1
+        elif character == '"':
+            inner, at = _double_quoted(text, at + 1)
+            parts += inner
+        elif character == "$" and (end := _expansion(text, at)) > at + 1:
+            parts.append(Part(text[at:end], True, False))
+            at = end
+        else:
+            end = at + 1
+            while end < len(text) and text[end] not in " \t\r\n;&|()\\'\"$":
+                end += 1
+            parts.append(Part(text[at:end], False, False))
+            at = end
+    return Word(tuple(parts)), at
+
+
+def _double_quoted(text: str, at: int) -> tuple[list[Part], int]:
+    parts = [Part("", False, True)]
+    literal = ""
+    while at < len(text) and text[at] != '"':
+        if text[at] == "\\" and at + 1 < len(text) and text[at + 1] in '"\\$`\n':
+            literal += "" if text[at + 1] == "\n" else text[at + 1]
+            at += 2
+        elif text[at] == "$" and (end := _expansion(text, at)) > at + 1:
+            parts += [Part(literal, False, True), Part(text[at:end], True, True)]
+            literal, at = "", end
+        else:
+            literal += text[at]
+            at += 1
+    return [*parts, Part(literal, False, True)], at + 1
+
+
+def _expansion(text: str, at: int) -> int:
+    """Where what ``$`` begins at ``at`` ends."""
+    opening = text[at + 1 : at + 2]
+    if opening in ("{", "("):
+        closing, depth = {"{": "}", "(": ")"}[opening], 0
+        for end in range(at + 1, len(text)):
+            depth += (text[end] == opening) - (text[end] == closing)
+            if depth == 0:
+                return end + 1
+        return len(text)
+    end = at + 1
+    while end < len(text) and (text[end].isalnum() or text[end] == "_"):
+        end += 1
+    return end
+
+
+def _until(text: str, what: str, at: int) -> int:
+    found = text.find(what, at)
+    return len(text) if found < 0 else found
