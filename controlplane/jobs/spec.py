@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self, Union, cast
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, Tag, model_validator
 
 from controlplane.errors import FieldError
 from trainers.config import RunConfig
@@ -102,6 +102,7 @@ def _section(location: Sequence[int | str], model: type[BaseModel]) -> tuple[tup
     """``location`` without the tags that Pydantic puts where a union was, and the fields that the section has."""
     path: list[int | str] = []
     sections: list[type[BaseModel]] = [model]
+    tags: set[str] = set()
     for part in location:
         if isinstance(part, int):
             path.append(part)
@@ -109,9 +110,13 @@ def _section(location: Sequence[int | str], model: type[BaseModel]) -> tuple[tup
         if len(sections) > 1 and (members := [section for section in sections if part in _tags(section)]):
             sections = members
             continue
+        if part in tags:
+            tags = set()
+            continue
         path.append(part)
-        fields = (section.model_fields.get(str(part)) for section in sections)
-        sections = [inner for field in fields if field for inner in _models(field.annotation)]
+        fields = [field for section in sections if (field := section.model_fields.get(str(part)))]
+        sections = [inner for field in fields for inner in _models(field.annotation)]
+        tags = {tag for field in fields for tag in _union_tags(field.annotation)}
     return tuple(path), list(dict.fromkeys(name for section in sections[:1] for name in section.model_fields))
 
 
@@ -123,6 +128,16 @@ def _tags(section: type[BaseModel]) -> set[Any]:
     """The words that tell a member of a union from the others."""
     literals = (field.annotation for field in section.model_fields.values())
     return {word for kind in literals if typing.get_origin(kind) is Literal for word in typing.get_args(kind)}
+
+
+def _union_tags(annotation: Any) -> Iterator[str]:
+    """The tags that the annotation itself gives to the members of a union that are no models."""
+    if isinstance(annotation, typing.TypeAliasType):
+        yield from _union_tags(annotation.__value__)
+    elif typing.get_origin(annotation) in (Annotated, Union, types.UnionType):
+        yield from (each.tag for each in getattr(annotation, "__metadata__", ()) if isinstance(each, Tag))
+        for argument in typing.get_args(annotation):
+            yield from _union_tags(argument)
 
 
 def _paths(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:

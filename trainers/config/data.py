@@ -1,12 +1,28 @@
 """Where prompts come from."""
 
-from typing import Annotated, Any, Self
+from collections.abc import Sequence
+from typing import Annotated, Any, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from engines.config import Positive, Section
 
-type Paths = str | Annotated[tuple[str, ...], Field(min_length=1)]
+
+def _kind_of(value: Any) -> str | None:
+    if isinstance(value, str):
+        return "path"
+    if not isinstance(value, list | tuple):
+        return None
+    several = any(isinstance(each, dict | Section) for each in cast("Sequence[Any]", value))
+    return "data_sets" if several else "paths"
+
+
+_Path = Annotated[str, Tag("path")]
+_PathList = Annotated[tuple[str, ...], Tag("paths")]
+type Paths = Annotated[
+    _Path | _PathList,
+    Discriminator(_kind_of, custom_error_type="paths", custom_error_message="must be a path, or a list of paths"),
+]
 """A .jsonl, .json or .parquet file or a directory that Hugging Face's ``save_to_disk`` wrote, each with
 ``@[start:end]`` behind it for a part of its rows; or several, one after the other."""
 
@@ -24,13 +40,28 @@ class DataSetConfig(Section):
     metadata_key: str | None = None
     tool_key: str | None = None
 
+    @field_validator("path")
+    @classmethod
+    def _has_a_path(cls, path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        return _some(path)
+
     @property
     def paths(self) -> tuple[str, ...]:
         return (self.path,) if isinstance(self.path, str) else self.path
 
 
+type Sources = Annotated[
+    _Path | _PathList | Annotated[tuple[DataSetConfig, ...], Tag("data_sets")],
+    Discriminator(
+        _kind_of,
+        custom_error_type="sources",
+        custom_error_message='must be a path, a list of paths, or a list of data sets, each {"path": …, "weight": …}',
+    ),
+]
+
+
 class DataConfig(Section):
-    prompt_data: Paths | Annotated[tuple[DataSetConfig, ...], Field(min_length=1)]
+    prompt_data: Sources
     """One data set, or several that are mixed in proportion to their weights."""
     input_key: str = "input"
     label_key: str | None = None
@@ -44,6 +75,11 @@ class DataConfig(Section):
     seed: Annotated[int, Field(ge=0)] = 42
     max_prompt_len: Positive | None = None
     """Prompts with more tokens are left out, and counted."""
+
+    @field_validator("prompt_data")
+    @classmethod
+    def _has_a_source(cls, sources: Any) -> Any:
+        return _some(sources)
 
     @model_validator(mode="after")
     def _template_has_its_fields(self) -> Self:
@@ -74,3 +110,9 @@ class DataConfig(Section):
                 unset = {key: value for key, value in keys.items() if getattr(each, key) is None}
                 told.append(each.model_copy(update=unset))
         return tuple(told) or (DataSetConfig(path=tuple(paths), **keys),)
+
+
+def _some[T: str | tuple[Any, ...]](paths: T) -> T:
+    if not paths:
+        raise ValueError("names no file")
+    return paths

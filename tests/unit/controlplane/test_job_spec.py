@@ -48,6 +48,24 @@ def test_an_unknown_field_with_no_near_one_comes_with_those_that_there_are() -> 
     assert "lr_decay_style" in wrong(trainer={"zzz": 1})["trainer.zzz"].message
 
 
+@pytest.mark.parametrize(
+    ("prompt_data", "path", "message"),
+    [
+        (3, "data.prompt_data", "must be a path, a list of paths, or a list of data sets"),
+        ([], "data.prompt_data", "names no file"),
+        (["a", 3], "data.prompt_data[1]", "valid string, not 3"),
+        ([{"path": "a", "weight": 0}], "data.prompt_data[0].weight", "greater than 0, not 0"),
+        ([{"path": "a", "wieght": 1}], "data.prompt_data[0].wieght", "did you mean data.prompt_data[0].weight"),
+        ([{"path": ["a", 3]}], "data.prompt_data[0].path[1]", "valid string, not 3"),
+        ([{"weight": 1}], "data.prompt_data[0].path", "is required"),
+    ],
+)
+def test_what_is_wrong_with_a_data_set_is_named_once_by_its_path(prompt_data: Any, path: str, message: str) -> None:
+    [(found, error)] = wrong(data={"prompt_data": prompt_data}).items()
+    assert found == path
+    assert message in error.message
+
+
 def test_a_missing_section_and_a_wrong_type_are_named_by_path() -> None:
     with pytest.raises(ValidationError) as caught:
         JobSpec.model_validate({"rollout": {"num_rollouts": "x", "rollout_batch_size": 0}})
