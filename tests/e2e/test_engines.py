@@ -176,7 +176,7 @@ async def test_requests_in_flight_survive_an_update_as_its_mode_says(
 async def test_a_request_can_be_ended_from_outside_with_what_it_has(running: RunningFleet) -> None:
     (receiver,) = running.fleet.receivers()
     flight = await _in_flight(receiver.url, "long")
-    await running.client.abort("long")
+    await receiver.abort("long")
     answer = await asyncio.wait_for(flight, 20)
     assert answer["meta_info"]["finish_reason"]["type"] == FinishReason.ABORT
     assert 0 < len(answer["output_ids"]) < 400
