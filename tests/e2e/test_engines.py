@@ -23,9 +23,13 @@ from engines.placement import reserve
 from engines.protocols import TensorMeta
 from engines.sglang.actor import EngineLaunch, SGLangEngine
 from engines.sglang.weights import SGLangReceiver
-from engines.types import FinishReason
+from engines.types import FinishReason, Sample
 from tests.e2e.conftest import RunningFleet
 from tests.e2e.hf_trainer import HFTrainer
+from tests.unit.rollout.scripted import Prompts, context
+from trainers.rollout.buffer import Buffer
+from trainers.rollout.default import generate_rollout
+from trainers.rollout.protocols import RolloutContext
 
 # An engine alone takes half a minute to import what it needs, and minutes beside other work.
 pytestmark = pytest.mark.timeout(900)
@@ -180,6 +184,51 @@ async def test_a_request_can_be_ended_from_outside_with_what_it_has(running: Run
     answer = await asyncio.wait_for(flight, 20)
     assert answer["meta_info"]["finish_reason"]["type"] == FinishReason.ABORT
     assert 0 < len(answer["output_ids"]) < 400
+
+
+async def test_a_rollout_stops_what_it_does_not_need_and_the_next_one_goes_on_with_it(
+    running: RunningFleet, trainer: Any
+) -> None:
+    class SomeShort(Prompts):
+        """The first two prompts are answered in 4 tokens; all others take 160, long after the rollout is over."""
+
+        def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+            groups = super().next_groups(n_prompts, n_samples)
+            for sample in (sample for group in groups for sample in group):
+                sample.tokens = list(PROMPT)
+                sample.metadata = {"sampling_params": {"max_new_tokens": 4}} if sample.group_index < 2 else {}
+            return groups
+
+    (receiver,) = running.fleet.receivers()
+    await trainer.send.remote([receiver], 60)
+    data = Buffer(SomeShort())
+
+    def rollout(version: int, over_sampling: int) -> RolloutContext:
+        return context(
+            running.client,
+            data=data,
+            version=version,
+            rollout_batch_size=2,
+            over_sampling_batch_size=over_sampling,
+            n_samples_per_prompt=3,
+            partial_rollout=True,
+            sampling={"max_new_tokens": 160, "ignore_eos": True},
+            timeout_s=120,
+        )
+
+    first = await generate_rollout(rollout(60, 6), 0)
+    assert [[sample.response_length for sample in group] for group in first.groups] == [[4] * 3, [4] * 3]
+    assert first.metrics["num_groups_given_back"] == data.num_waiting == 4
+    assert 0 < first.metrics["num_tokens_carried_over"] < 12 * 160
+    await receiver.commit(61)  # the same weights under another name: one model has all log-probabilities
+    second = await generate_rollout(rollout(61, 2), 1)
+    assert second.metrics["num_groups_resumed"] == 2
+    for sample in (sample for group in second.groups for sample in group):
+        assert sample.weight_versions == sorted(sample.weight_versions)
+        assert set(sample.weight_versions) == {60, 61}, "cut in the middle of its response"
+        assert (sample.tokens[:4], sample.response_length) == (PROMPT, 160)
+        expected = await trainer.log_probs.remote(PROMPT, sample.tokens[4:], 1.0)
+        assert sample.rollout_log_probs == pytest.approx(expected, abs=1e-3)
 
 
 async def test_the_router_serves_the_openai_protocol(running: RunningFleet, tiny_model: Path) -> None:
