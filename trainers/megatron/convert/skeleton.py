@@ -105,9 +105,8 @@ def _build(model: HFModel, args: argparse.Namespace) -> Skeleton:
             post_process=True,
             pg_collection=ProcessGroupCollection.use_mpu_process_groups(),
         )
-    metadata = _build_sharded_state_dict_metadata(
-        args, dp_cp_group=parallel_state.get_data_parallel_group(with_context_parallel=True)
-    )
+    group: Any = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    metadata = _build_sharded_state_dict_metadata(args, dp_cp_group=group)
     state: Any = bare.sharded_state_dict(metadata=metadata)
     pieces = {name: piece for name, piece in state.items() if not isinstance(piece, ShardedObject)}
     wanted = {entry.megatron for entry in layout(model)}

@@ -68,7 +68,7 @@ class Position:
         return self.expert_tp_rank, self.expert_tp_size
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=4)
 def layout(model: HFModel) -> tuple[Entry, ...]:
     """All parameters, first to last layer."""
     table = (model.vocab_size, model.hidden_size)
