@@ -156,8 +156,13 @@ async def _data(
         return None, None
     report.phase(Phase.LOADING_DATA, f"the prompts of {config.data.prompt_data}")
 
+    loop = asyncio.get_running_loop()
+
+    def progress(text: str) -> None:
+        loop.call_soon_threadsafe(report.phase, Phase.LOADING_DATA, text)
+
     def read(data: DataConfig, check: LabelCheck | None) -> PromptData:
-        return PromptData(data, tokenizer, check_label=check)
+        return PromptData(data, tokenizer, check_label=check, progress=progress)
 
     if (make := plugins.data_source) is not None:
         source = await asyncio.to_thread(make, tokenizer)

@@ -2,14 +2,16 @@
 
 import hashlib
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from examples.quickstart import build
 from examples.quickstart.job import spec
-from trainers.config import RunConfig
-from trainers.rollout.data import PromptData
+from trainers.config import DataConfig, RunConfig
+from trainers.rollout.data import PromptData, prompts
+from trainers.rollout.data.reader import PromptTokens
 from trainers.rollout.rewards import label_check
 from trainers.rollout.rewards.exact import exact_match
 
@@ -64,3 +66,27 @@ def test_building_twice_gives_the_same_files(directory: Path, tmp_path: Path) ->
 def digests(directory: Path) -> dict[str, str]:
     files = (path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_prompts_are_measured_many_at_once_as_one_by_one_and_remembered(
+    tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: bool
+) -> None:
+    monkeypatch.setenv("ROLLWAY_CACHE", str(tmp_path))
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(f'{{"input": "{"+".join("1" * (1 + i % 5))}="}}\n' for i in range(40)))
+    limit = 6
+    config = DataConfig(prompt_data=str(path), max_prompt_len=limit, apply_chat_template=template, shuffle=True)
+    everything = PromptData(config.model_copy(update={"max_prompt_len": None, "shuffle": False}), tokenizer)
+    lengths = [len(group[0].tokens) for group in everything.next_groups(len(everything), 1)]
+    told: list[str] = []
+    monkeypatch.setattr(prompts, "_PROGRESS_S", -1.0)
+    first = PromptData(config, tokenizer, progress=told.append)
+    assert 0 < len(first) == sum(length <= limit for length in lengths) < len(lengths)
+    assert told == [f"the prompts of {path} to be measured: 0 of {len(lengths)} are"]
+    with patch.object(PromptTokens, "of_many", side_effect=AssertionError("measured again")):
+        again = PromptData(config, tokenizer)
+        assert (len(again), again.num_too_long) == (len(first), first.num_too_long)
+        assert again.next_groups(20, 1) == first.next_groups(20, 1)
+        with pytest.raises(AssertionError, match="measured again"):
+            PromptData(config.model_copy(update={"max_prompt_len": limit + 1}), tokenizer)

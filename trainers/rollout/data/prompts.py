@@ -1,6 +1,7 @@
 """From rows to groups of pending samples."""
 
 import copy
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
@@ -21,8 +22,10 @@ MEASURED_ROWS = 100_000
 larger one each prompt is measured when its turn comes, and ``SAMPLED_ROWS`` labels are checked, evenly spread."""
 SAMPLED_ROWS = 10_000
 _MEASURED_AT_ONCE = 1000
+_PROGRESS_S = 2.0
 
 type Progress = Callable[[str], None]
+"""Says in plain words what opening the data waits for."""
 
 
 class PromptData:
@@ -144,7 +147,6 @@ class _DataSet:
         self._reader = RowReader(data_set, messages=config.apply_chat_template)
         self._check_label = check_label
         name = ", ".join(data_set.paths)
-        progress(f"the index of {name}")
         self._rows: Rows = open_rows(data_set.paths)
         self.identity = self._rows.identity
         self.num_too_long = 0
@@ -155,10 +157,10 @@ class _DataSet:
         if not count:
             raise DataInvalid(f"data.prompt_data {name} holds no prompt")
         tokens.of(self._row(0))  # shows whether the template works at all
-        progress(f"{count} rows of {name} to be checked")
         if count <= MEASURED_ROWS:
-            self._measure(lambda done: progress(f"{count} prompts of {name} to be measured: {done} are"))
+            self._measure(lambda done: progress(f"the prompts of {name} to be measured: {done} of {count} are"))
         else:
+            progress(f"{count} rows of {name} to be checked")
             check_rows(self._rows, data_set, messages=config.apply_chat_template)
             if check_label is not None:
                 for i in range(SAMPLED_ROWS):
@@ -228,9 +230,12 @@ class _DataSet:
                 pass
             return kept
         fitting = array("Q")
+        told = time.monotonic()
         for number, some in enumerate(batched(rows, _MEASURED_AT_ONCE)):
             first = number * _MEASURED_AT_ONCE
-            progress(first)
+            if time.monotonic() - told > _PROGRESS_S:
+                progress(first)
+                told = time.monotonic()
             for i, tokens in enumerate(self._tokens.of_many(some)):
                 if len(tokens) <= limit:
                     fitting.append(first + i)
