@@ -46,7 +46,7 @@ def _place_megatron(use: Use, option: Option, draft: Draft) -> None:
         if use.value == only:
             draft.set(f"trainer.megatron.{name}", use.value, use.flag)
         else:
-            hint = f": only {only!r} is" if only not in (None, False) else ""
+            hint = "" if only is None or only is False else f": only {only!r} is"
             draft.refuse(use.flag, f"not supported{hint}")
     elif name in OWNED_MEGATRON_OPTIONS:
         draft.refuse(use.flag, f"it is set by the system: use {_flag_or_field(OWNED_MEGATRON_OPTIONS[name])}")

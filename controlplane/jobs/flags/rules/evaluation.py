@@ -47,28 +47,34 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
         draft.ignore("--custom-eval-rollout-log-function-path", f"without {interval} nothing is evaluated")
         return
     sampling = draft.get("rollout.sampling", {}) | _overrides(given)
-    source = "--eval-config" if "--eval-config" in given else "--eval-prompt-data"
-    try:
-        sets = _from_file(given, sampling, files) if source == "--eval-config" else _pairs(given)
-    except ValueError as error:
-        draft.refuse(source, str(error))
-        return
-    if not sets:
-        draft.refuse(interval, "there is nothing to evaluate: give --eval-prompt-data")
-        return
-    if source == "--eval-config":
-        draft.ignore("--eval-prompt-data", "--eval-config goes before it")
     draft.set("eval.interval", given[interval], interval)
-    keys = {name: given[flag] for flag, name in _KEYS.items() if flag in given}
-    draft.set("eval.sets", [keys | each for each in sets], source, *_KEYS)
     for flag in _SAMPLING:
         if flag in given:
             draft.set("eval.sampling", sampling, flag)
     if "--n-samples-per-eval-prompt" in given:
         draft.set("eval.n_samples_per_prompt", given["--n-samples-per-eval-prompt"], "--n-samples-per-eval-prompt")
     draft.set("eval.before_train", "--skip-eval-before-train" not in given, "--skip-eval-before-train")
+    _sets(given, draft, sampling, files)
     _function(given, draft)
     _reward_key(given, draft)
+
+
+def _sets(given: Given, draft: Draft, sampling: dict[str, Any], files: Mapping[str, str]) -> None:
+    keys = {name: given[flag] for flag, name in _KEYS.items() if flag in given}
+    source = "--eval-config" if "--eval-config" in given else "--eval-prompt-data"
+    sets: list[dict[str, Any]] = []
+    try:
+        sets = _from_file(given, sampling, files) if source == "--eval-config" else _pairs(given)
+    except ValueError as error:
+        draft.refuse(source, str(error))
+    else:
+        if not sets:
+            draft.refuse("--eval-interval", "there is nothing to evaluate: give --eval-prompt-data")
+    if sets:
+        draft.set("eval.sets", [keys | each for each in sets], source, *_KEYS)
+    for flag in _KEYS:
+        draft.ignore(flag, "there are no eval sets")
+    draft.ignore("--eval-prompt-data", "--eval-config goes before it")
 
 
 def _overrides(given: Given) -> dict[str, Any]:
