@@ -26,8 +26,8 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
-    ast.FloorDiv: operator.floordiv,
-    ast.Div: operator.floordiv,
+    ast.FloorDiv: lambda left, right: left // right,
+    ast.Div: lambda left, right: left // right,
     ast.Mod: operator.mod,
 }
 
