@@ -40,16 +40,7 @@ demo: setup ## train a small model end to end on this machine, and talk to it
 	@$(PYTHON) -m examples.quickstart.demo
 
 test: setup check ## everything: lint, types, unit, contract, service and end-to-end tests
-	@$(PYTHON) -m pytest tests/contract tests/service
-	@$(PYTHON) -m pytest $(filter-out $(IN_PROCESS),$(wildcard tests/e2e/test_*.py))
-	@$(PYTHON) -m pytest tests/e2e/test_trainer.py -k "$(RAY_RANKS)"
-	@$(PYTHON) -m pytest tests/e2e/test_trainer.py -k "not ($(RAY_RANKS))"
-	@for file in $(filter-out tests/e2e/test_trainer.py,$(IN_PROCESS)); do $(PYTHON) -m pytest $$file || exit 1; done
-
-# Each Megatron world that a test makes in its own process leaves threads of gloo behind: such files run by themselves, and
-# last.
-IN_PROCESS := $(addprefix tests/e2e/test_,$(addsuffix .py,trainer algorithms families hooks parallel supervised_examples convert))
-RAY_RANKS := in_any_layout or errors_of_a_rank
+	@$(PYTHON) -m pytest tests/contract tests/service tests/e2e
 
 check: setup ## the quick ones: format, lint, types, rooms, unit tests
 	@$(BIN)/ruff format --check --quiet . || { echo "run: ruff format ." >&2; exit 1; }

@@ -1,5 +1,6 @@
 """The Megatron trainer: its numbers against a plain Hugging Face model, its checkpoints, its ranks."""
 
+import gc
 import json
 import os
 import resource
@@ -424,6 +425,19 @@ def test_a_save_where_nothing_can_be_written_names_the_directory(models: dict[st
         pytest.raises(StorageFailed, match="file/checkpoints cannot be written"),
     ):
         rank.save(0, tmp_path / "file" / "checkpoints", {})
+
+
+def test_a_rank_that_is_closed_leaves_no_threads_behind(models: dict[str, Path]) -> None:
+    def threads_after_a_step() -> int:
+        config = run_config(models["qwen3"])
+        with single_rank(config) as rank:
+            rank.step(make_batch(config))
+        del rank
+        gc.collect()
+        return len(os.listdir("/proc/self/task"))
+
+    first = threads_after_a_step()
+    assert threads_after_a_step() < first + 8  # a world has about sixty
 
 
 class TestDistributedOptimizer:

@@ -68,6 +68,7 @@ class Rank:
         self._device: DeviceType = device
         self._timing = Timing()
         self._global_batch_size = config.global_batch_size
+        self._trained: list[Any] = []
         self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         arguments = megatron_arguments(config, self._hf, rank=rank, world_size=world_size, device=device)
@@ -85,7 +86,7 @@ class Rank:
                 self._hooks.initialized()
                 self._build(config, begin)
             except BaseException:
-                world.leave()
+                world.leave(self._trained)
                 raise
 
     def _build(self, config: RunConfig, begin: Checkpoint | None) -> None:
@@ -169,6 +170,7 @@ class Rank:
             optimizer_config, modules, config_overrides=overrides, use_gloo_process_groups=args.use_gloo_process_groups
         )
         prepare(optimizer)
+        self._trained += modules
         with mock.patch.object(training, "get_args", lambda: args):
             scheduler = get_optimizer_param_scheduler(optimizer)
         for module in modules:
@@ -298,7 +300,8 @@ class Rank:
 
     def close(self) -> None:
         with megatron_device(self._device):
-            world.leave()
+            world.leave(self._trained)
+            self._trained.clear()
 
     def _num_parameters(self) -> int:
         """Of the whole model, without the vocabulary's padding."""

@@ -2,9 +2,10 @@
 
 import argparse
 import gc
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -53,8 +54,13 @@ def join(args: argparse.Namespace, *, init_method: str, timeout_s: float) -> Non
     _set_random_seed(args.seed)
 
 
-def leave() -> None:
-    """Undo :func:`join`, as far as it came."""
+def leave(trained: Sequence[Any] = ()) -> None:
+    """Undo :func:`join`, as far as it came. ``trained``: what Megatron wrapped for data parallelism meanwhile."""
+    # Each wrapper's hooks refer to it and are held by autograd, where the collector of garbage does not look: with them
+    # the wrapper would live for good, with its groups and their threads.
+    for module in trained:
+        for accumulator in module.grad_accs:
+            accumulator.register_hook(_nothing).hooks_dict_ref().clear()
     if parallel_state.is_initialized():
         parallel_state.destroy_model_parallel()
     if dist.is_initialized():
@@ -64,6 +70,9 @@ def leave() -> None:
     destroy_num_microbatches_calculator()
     # A group's threads end with the last reference to it, and model, optimizer and schedule refer to one another.
     gc.collect()
+
+
+def _nothing(*_: object) -> None: ...
 
 
 def agree(error: BaseException | None) -> str | None:
