@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test check unit bench migrate lock clean
+.PHONY: help setup demo test check lint unit bench migrate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ ·/' | column -t -s '·'
@@ -39,15 +39,20 @@ setup: $(VENV)/.installed ## install into .venv
 demo: setup ## train a small model end to end on this machine, and talk to it
 	@$(PYTHON) -m examples.quickstart.demo
 
-test: setup check ## everything: lint, types, unit, contract, service and end-to-end tests
-	@$(PYTHON) -m pytest tests/contract tests/service tests/e2e
+test: setup lint ## everything: lint, types, unit, contract, service and end-to-end tests
+	@$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-check: setup ## the quick ones: format, lint, types, rooms, unit tests
+# The longest first, so that the short ones fill the end. A worker may hold an engine, some 4 GiB.
+WORKERS ?= 2
+TESTS := $(addprefix tests/,e2e service contract unit)
+
+check: setup lint unit ## the quick ones: format, lint, types, rooms, unit tests
+
+lint: setup
 	@$(BIN)/ruff format --check --quiet . || { echo "run: ruff format ." >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/pyright
-	@$(PYTHON) -m pytest tests/unit
 
 unit: setup
 	@$(PYTHON) -m pytest tests/unit
