@@ -10,12 +10,15 @@ from trainers.rollout.rewards.answer import final_answer, last_boxed
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _TAIL = 2000
 """Characters at the end of a response in which its answer is looked for."""
-_LETTER = r"[\s*_`\"'\[({\\$]*(?:text(?:bf)?\{|mathrm\{|mathbf\{)?[(\[]?([A-Z])[)\]}*_`.\"'$:]*"
+# Possessive (++ and *+) where two runs of the same characters meet: a white space that a later one could take as well
+# would otherwise be tried in every one of them, for a time that grows with the cube of their number.
+_LETTER = r"[\s*_`\"'\[({\\$]*+(?:text(?:bf)?\{|mathrm\{|mathbf\{)?[(\[]?([A-Z])[)\]}*_`.\"'$:]*"
 _STATED = re.compile(
-    r"(?i:\b(?:answer|choice|option)\b(?:\s+(?:is|are|would be|should be|must be))?\s*(?:(?:option|choice)\b\s*)?)"
-    rf"[\s:=*_-]*{_LETTER}(?![A-Za-z0-9'’])"
+    r"(?i:\b(?:answer|choice|option)\b(?:\s++(?:is|are|would be|should be|must be))?\s*+"
+    r"(?:(?:option|choice)\b\s*+)?)"
+    rf"[\s:=*_-]*+{_LETTER}(?![A-Za-z0-9'’])"
 )
-_IS_RIGHT = re.compile(r"(?:^|(?<=[\s(*]))[(*]*([A-Z])[)*.]*\s+(?i:is\s+(?:the\s+)?(?:correct|right|best)\b)")
+_IS_RIGHT = re.compile(r"(?:^|(?<=[\s(*]))([A-Z])[)*.]*\s+(?i:is\s+(?:the\s+)?(?:correct|right|best)\b)")
 _ALONE = re.compile(rf"{_LETTER}\s*")
 _LABELLED = re.compile(r"[*_(\[]*([A-Z])[)\].:*_]+\s*(.*)", re.DOTALL)
 _ANOTHER = re.compile(r"[\s*_)\]},.]*(?:\bor\b|\band\b|/|&|,)[\s*_(\[]*[A-Z](?![A-Za-z])")

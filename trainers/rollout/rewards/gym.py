@@ -1,14 +1,13 @@
 """What reasoning-gym is asked to judge."""
 
 import importlib.util
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from trainers.errors import PluginInvalid
 from trainers.rollout.rewards.answer import final_answer
 
-_TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_BEGIN, _END = "<answer>", "</answer>"
 
 
 def check_installed() -> None:
@@ -18,10 +17,13 @@ def check_installed() -> None:
 
 
 def answer_of(response: str) -> str:
-    """What the last ``<answer>`` tag after ``</think>`` holds; without a tag, all that follows ``</think>``."""
+    """What the last closed ``<answer>`` tag after ``</think>`` holds; without one, all that follows ``</think>``."""
     text = final_answer(response)
-    tags = _TAG.findall(text)
-    return (tags[-1] if tags else text).strip()
+    begin = text.rfind(_BEGIN, 0, max(text.rfind(_END), 0))
+    if begin < 0:
+        return text.strip()
+    begin += len(_BEGIN)
+    return text[begin : text.find(_END, begin)].strip()
 
 
 def entry_of(metadata: Mapping[str, Any], *, prompt: str, label: Any) -> dict[str, Any]:
