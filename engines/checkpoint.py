@@ -1,6 +1,7 @@
 """What tensors a model consists of, read from the headers of its Hugging Face checkpoint."""
 
 import json
+import re
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from typing import Any
 
 from engines.protocols import TensorMeta
 
+_LAYER = re.compile(r"model\.layers\.([0-9]+)\.")
+
 
 @dataclass(frozen=True, slots=True)
 class TensorIndex:
@@ -18,7 +21,8 @@ class TensorIndex:
 
     shapes: Mapping[str, tuple[int, ...]]
     optional: frozenset[str]
-    """May be left out, or sent although the checkpoint has no such entry: a tied output layer, constants."""
+    """May be left out, or sent although the checkpoint has no such entry: a tied output layer, constants, and the layers
+    behind the last, which predict further tokens and are not trained."""
 
     def complaint(self, meta: TensorMeta) -> str | None:
         """What is wrong with sending ``meta``, None when nothing is."""
@@ -49,6 +53,8 @@ def tensor_index(model_path: str) -> TensorIndex | None:
     optional = {name for name in shapes if name.endswith("rotary_emb.inv_freq")}
     if config.get("tie_word_embeddings"):
         optional.add("lm_head.weight")
+    if (num_layers := config.get("num_hidden_layers")) is not None:
+        optional |= {name for name in shapes if (found := _LAYER.match(name)) and int(found[1]) >= num_layers}
     return TensorIndex(shapes, frozenset(optional))
 
 

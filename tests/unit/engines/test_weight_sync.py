@@ -83,6 +83,17 @@ def test_a_wrong_name_or_shape_or_gap_is_named(checkpoint: Path) -> None:
     assert index.missing(["a.weight"]) == ["b.bias"]  # the tied output layer need not come
 
 
+def test_layers_that_predict_further_tokens_are_not_trained_and_need_not_come(tmp_path: Path) -> None:
+    trained = {f"model.layers.{number}.mlp.weight": torch.zeros(2) for number in range(11)}
+    further = {"model.layers.11.eh_proj.weight": torch.zeros(2), "model.layers.12.mlp.weight": torch.zeros(2)}
+    save_file(trained | further, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"num_hidden_layers": 11, "num_nextn_predict_layers": 2}))
+    index = tensor_index(str(tmp_path))
+    assert index is not None
+    assert index.missing(trained) == []
+    assert index.missing(list(trained)[1:]) == ["model.layers.0.mlp.weight"]
+
+
 def test_a_quantized_checkpoint_says_nothing_about_a_trainers_tensors(checkpoint: Path) -> None:
     (checkpoint / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "fp8"}}))
     tensor_index.cache_clear()
