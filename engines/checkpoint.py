@@ -21,8 +21,8 @@ class TensorIndex:
 
     shapes: Mapping[str, tuple[int, ...]]
     optional: frozenset[str]
-    """May be left out, or sent although the checkpoint has no such entry: a tied output layer, constants, and the layers
-    behind the last, which predict further tokens and are not trained."""
+    """May be left out, or sent although the checkpoint has no such entry: a tied output layer, constants, and
+    the layers behind the last, which predict further tokens and are not trained."""
 
     def complaint(self, meta: TensorMeta) -> str | None:
         """What is wrong with sending ``meta``, None when nothing is."""

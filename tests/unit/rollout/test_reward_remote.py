@@ -45,6 +45,13 @@ async def test_one_sample_a_request_is_what_slimes_services_expect() -> None:
     await judge.close()
 
 
+async def test_one_who_asks_as_soon_as_it_is_answered_is_answered_again() -> None:
+    judge = service(lambda _: httpx.Response(200, json=0.5), max_concurrency=1)
+    async with asyncio.timeout(5):
+        assert [await judge(sample(index)) for index in range(5)] == [Verdict(0.5)] * 5
+    await judge.close()
+
+
 async def test_an_object_is_kept_whole_and_gives_the_reward_under_its_key() -> None:
     judge = service(lambda _: httpx.Response(200, json={"score": 1, "why": "right"}), reward_key="score")
     assert await judge(sample()) == Verdict(1.0, {"score": 1, "why": "right"})

@@ -5,7 +5,7 @@ import json
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx
 
@@ -39,9 +39,7 @@ class RemoteReward:
         future: asyncio.Future[Verdict | None] = asyncio.get_running_loop().create_future()
         self._waiting.append((sample, future))
         if len(self._senders) < self._config.max_concurrency:
-            sender = asyncio.create_task(self._send_waiting())
-            self._senders.add(sender)
-            sender.add_done_callback(self._senders.discard)
+            self._senders.add(asyncio.create_task(self._send_waiting()))
         return await future
 
     async def close(self) -> None:
@@ -53,6 +51,13 @@ class RemoteReward:
             await client.aclose()
 
     async def _send_waiting(self) -> None:
+        try:
+            await self._send_all()
+        finally:
+            # Here and not in a callback of the task: who asks before that has run would count on this one.
+            self._senders.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _send_all(self) -> None:
         while self._waiting:
             batch: list[tuple[Sample, asyncio.Future[Verdict | None]]] = []
             while self._waiting and len(batch) < (self._config.batch_size or 1):
