@@ -16,10 +16,19 @@ from trainers.reports import Phase
 from trainers.rollout.dump import save_rollout
 from trainers.rollout.protocols import RolloutOutput
 from trainers.run import Run, Training
+from trainers.saving import Saving
 
 
 async def train(run: Run, training: Training) -> None:
-    """Run all rollouts from where the trainer's checkpoint left off, if it had one.
+    """Run all rollouts, and serve when their result is safe."""
+    async with Saving(run, training) as saving:
+        await rollouts(run, training, saving)
+        await saving.durable()
+    await serve(run)
+
+
+async def rollouts(run: Run, training: Training, saving: Saving) -> None:
+    """From where the trainer's checkpoint left off, if it had one, to the export.
 
     A weight version is the number of rollouts that were trained on: rollout r is generated with version r.
     """
@@ -33,6 +42,7 @@ async def train(run: Run, training: Training) -> None:
         await evaluate(run, version)
 
     for rollout_id in range(first, config.rollout.num_rollouts):
+        await saving.check()
         clock = Clock()
 
         with clock("generate"):
@@ -59,7 +69,7 @@ async def train(run: Run, training: Training) -> None:
         last = rollout_id + 1 == config.rollout.num_rollouts or report.finish.is_set()
         if last or _is_due(rollout_id, config.checkpoint.save_interval):
             with clock("save"):
-                await save(run, training, rollout_id)
+                await save(run, training, saving, rollout_id)
 
         with clock("sync"):
             version = rollout_id + 1
@@ -75,7 +85,6 @@ async def train(run: Run, training: Training) -> None:
 
     if version > 0 and not config.checkpoint.exports_every_save:
         await export(run, training, version, training.export)
-    await serve(run)
 
 
 async def generate_only(run: Run) -> None:
@@ -124,11 +133,8 @@ async def open_to_requests(run: Run, version: int) -> None:
         run.report.serving(f"{run.engines.fleet.base_url}/v1", run.config.model.hf_checkpoint)
 
 
-async def save(run: Run, training: Training, rollout_id: int) -> None:
-    run.report.phase(Phase.SAVING, f"the checkpoint of rollout {rollout_id} in {training.checkpoints}")
-    state = {"data": run.data.state() if run.data is not None else None}
-    path = await training.trainer.save(rollout_id, training.checkpoints, state)
-    run.report.checkpoint(rollout_id, "megatron", path, rollout_id + 1)
+async def save(run: Run, training: Training, saving: Saving, rollout_id: int) -> None:
+    await saving.save(rollout_id)
     if run.config.checkpoint.exports_every_save:
         await export(run, training, rollout_id + 1, Path(str(training.export).format(rollout_id=rollout_id)))
 

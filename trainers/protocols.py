@@ -85,7 +85,14 @@ class Trainer(Protocol):
     async def step(self, batch: TrainBatch) -> StepStats: ...
 
     async def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
-        """Write ``directory/iter_{rollout_id:07d}`` and the tracker; ``extra_state`` is JSON and comes back on load."""
+        """Write ``directory/iter_{rollout_id:07d}`` and the tracker; ``extra_state`` is JSON and comes back on load.
+
+        Under ``checkpoint.async_save`` the state is copied on return, and written while training goes on: the
+        checkpoint is in force, and the next may be saved, once :meth:`save_settled` says so."""
+        ...
+
+    async def save_settled(self) -> bool:
+        """Whether no checkpoint is being written. Does not wait for one that is."""
         ...
 
     async def export_hf(self, directory: Path) -> Path: ...

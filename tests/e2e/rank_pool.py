@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any
 
 from engines.network import free_port
@@ -23,7 +23,7 @@ class Task:
     batches: Sequence[TrainBatch]
     begin: Checkpoint | None = None
     save_after: int | None = None
-    """Save after this many batches."""
+    """Save after this many batches; under ``checkpoint.async_save`` the last of them settles it."""
     save_to: Path | None = None
     log_probs: bool = False
     export_to: Path | None = None
@@ -57,6 +57,10 @@ def _perform(task: Task, rank: int, world_size: int, port: int) -> Outcome:
             if number + 1 == task.save_after:
                 assert task.save_to is not None
                 trainer.save(batch.rollout_id, task.save_to, {})
+        deadline = monotonic() + 60
+        while not trainer.save_settled():
+            assert monotonic() < deadline, "the checkpoint is still being written"
+            sleep(0.005)
         if task.export_to is not None:
             trainer.export_hf(task.export_to)
     finally:

@@ -175,7 +175,7 @@ async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_kil
 ) -> None:
     rollouts = 40
     job_id = await service.submit(
-        spec(task, rollout={"num_rollouts": rollouts}, checkpoint={"save_interval": 2}, runtime={})
+        spec(task, rollout={"num_rollouts": rollouts}, checkpoint={"save_interval": 2, "async_save": True})
     )
     await service.until(job_id, lambda job: (job["progress"]["rollout_id"] or -1) >= 1, "two rollouts", 240)
     os.kill(service.endpoint["pid"], signal.SIGKILL)
@@ -189,6 +189,9 @@ async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_kil
     assert (job["state"], job["end_reason"], job["attempt"]) == ("succeeded", "finished", 2), json.dumps(job, indent=1)
     steps = await service.rows(job_id, "metrics")
     assert [step["rollout_id"] for step in steps] == list(range(rollouts))
+    saved = [row for row in await service.rows(job_id, "checkpoints") if row["format"] == "megatron"]
+    assert saved[-1]["rollout_id"] == rollouts - 1
+    assert all((Path(row["path"]) / "manifest.json").is_file() for row in saved)
     assert not service.job_processes()
 
 

@@ -1,9 +1,14 @@
 """Every layout of ranks trains as one process does."""
 
 import dataclasses
+import errno
+import os
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3Moe
 
 from tests.e2e.rank_pool import Outcome, RankPool, Task
 from trainers.config import RunConfig
+from trainers.errors import StorageFailed
 from trainers.megatron.start import Checkpoint
 from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch, TrainSample
@@ -241,7 +247,8 @@ def test_a_resumed_run_goes_on_exactly_in_its_layout_and_closely_in_another(
     def batches(config: RunConfig, rollouts: range) -> list[TrainBatch]:
         return [make_batch(config, rollout_id) for rollout_id in rollouts]
 
-    config = run_config(models["qwen3-tied"], layout, rollout=FEW)
+    # Written while the next rollouts are trained on.
+    config = run_config(models["qwen3-tied"], layout, rollout=FEW, checkpoint={"async_save": layout != "DP2"})
     whole = pool.run(Task(config, batches(config, range(6)), save_after=1, save_to=tmp_path))[0].stats
     begin = Checkpoint(tmp_path, 0)
     assert pool.run(Task(config, batches(config, range(1, 6)), begin))[0].stats == whole[1:]
@@ -251,3 +258,50 @@ def test_a_resumed_run_goes_on_exactly_in_its_layout_and_closely_in_another(
         for mine, theirs in zip(found, whole[1:], strict=True):
             assert mine.losses == pytest.approx(theirs.losses, rel=1e-5, abs=1e-5)
             assert mine.metrics["lr"] == theirs.metrics["lr"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FillingDisk:
+    """What each rank says when the disk is full for ``full_rank`` in ``method`` of Megatron's writer."""
+
+    config: RunConfig
+    directory: Path
+    full_rank: int
+    method: str
+
+    def __call__(self, rank: int, world_size: int, port: int) -> list[str]:
+        from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+        from trainers.megatron.rank import Rank
+
+        def full(*_: Any, **__: Any) -> Any:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        where = {"rank": rank, "world_size": world_size, "init_method": f"tcp://127.0.0.1:{port}"}
+        trainer = Rank(self.config, run_id="test", device="cpu", begin=None, **where)
+        try:
+            with (
+                mock.patch.object(FileSystemWriterAsync, self.method, full) if rank == self.full_rank else nullcontext()
+            ):
+                trainer.save(0, self.directory, {})
+                while not trainer.save_settled():
+                    time.sleep(0.005)
+        except StorageFailed as error:
+            return [str(error)]
+        finally:
+            trainer.close()
+        return []
+
+
+@pytest.mark.parametrize(
+    ("async_save", "full_rank", "method"),
+    [(True, 1, "write_preloaded_data"), (True, 0, "finish"), (False, 0, "finish")],
+)
+def test_all_ranks_hear_of_a_disk_that_is_full_for_one(
+    async_save: bool, full_rank: int, method: str, pool: RankPool, models: dict[str, Path], tmp_path: Path
+) -> None:
+    config = run_config(models["qwen3"], "TP2", checkpoint={"async_save": async_save})
+    said = pool.run(FillingDisk(config, tmp_path, full_rank, method), timeout_s=60)
+    words = f"the checkpoint directory {tmp_path} cannot be written: [Errno 28] No space left on device"
+    assert said == [[words], [words]]
+    assert not (tmp_path / "latest_checkpointed_iteration.txt").exists()

@@ -1,5 +1,6 @@
 """The Megatron trainer: its numbers against a plain Hugging Face model, its checkpoints, its ranks."""
 
+import asyncio
 import gc
 import json
 import os
@@ -37,7 +38,7 @@ from trainers.megatron.device import megatron_device
 from trainers.megatron.group import MegatronTrainer
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.rank import Rank
-from trainers.megatron.start import Checkpoint
+from trainers.megatron.start import Checkpoint, resolve_start
 from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import StepStats, TrainBatch, TrainSample
 
@@ -620,7 +621,7 @@ async def test_ranks_in_any_layout_take_the_same_steps_and_resume_each_others_ch
         found = [await trainer.step(make_batch(tensor, rollout_id, max_tokens=64)) for rollout_id in (0, 1)]
         await trainer.save(1, tmp_path / "checkpoints", {"data": [1]})
 
-    data = run_config(model, batch=6, ranks=2, trainer={"megatron": {"use_distributed_optimizer": False}})
+    data = run_config(model, batch=6, ranks=2)
     async with Ranks(data, tmp_path) as trainer:
         state = await trainer.start()
         assert (state.next_rollout_id, state.extra_state) == (2, {"data": [1]})
@@ -646,13 +647,22 @@ async def test_errors_of_a_rank_arrive_as_themselves_and_a_dead_rank_is_named(
         with pytest.raises(ModelInvalid, match="MambaForCausalLM is not known"):
             await trainer.start()
 
-    config = run_config(models["qwen3"])
+    config = run_config(models["qwen3"], checkpoint={"async_save": True})
+    checkpoints = tmp_path / "b" / "checkpoints"
     async with Ranks(config, tmp_path / "b") as trainer:
         await trainer.start()
+        await trainer.save(0, checkpoints, {})
+        async with asyncio.timeout(60):
+            while not await trainer.save_settled():
+                await asyncio.sleep(0.01)
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(StorageFailed, match="file/hf"):
             await trainer.export_hf(tmp_path / "file" / "hf")
         [rank] = await trainer.describe()
+        await trainer.save(1, checkpoints, {})
         os.kill(rank["pid"], signal.SIGKILL)
         with pytest.raises(TrainerLost, match=r"(?s)rank 0 died: .*last lines of .*trainer-0\.log"):
             await trainer.step(make_batch(config))
+    begin = resolve_start(checkpoints, config.checkpoint, run_id="run")
+    assert begin is not None
+    assert begin.iteration == 0  # the next was being written

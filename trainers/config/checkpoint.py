@@ -31,6 +31,9 @@ class CheckpointConfig(Section):
     """Save after every this many rollouts. The last rollout is always saved."""
     format: Literal["torch_dist", "torch"] = "torch_dist"
     """For saving. Loading finds out by itself. ``torch`` cannot be loaded under another parallel layout."""
+    async_save: bool = False
+    """Write checkpoints while training goes on, from a copy of the state in main memory. A checkpoint is reported, and
+    resumed from, once it is whole on disk."""
     keep_last: Positive | None = None
     """Delete checkpoints of this run but its newest so many, once a newer one is whole."""
     keep_every: Positive | None = None
@@ -55,6 +58,10 @@ class CheckpointConfig(Section):
                 raise ValueError("checkpoint.finetune takes the weights of checkpoint.load: set that too")
         if self.ref_ckpt_step is not None and self.ref_load is None:
             raise ValueError("checkpoint.ref_ckpt_step picks an iteration of checkpoint.ref_load: set that too")
+        if self.async_save and self.format != "torch_dist":
+            raise ValueError(
+                "checkpoint.async_save needs checkpoint.format torch_dist: the torch format is only written at once"
+            )
         if self.keep_every is not None and self.keep_last is None:
             raise ValueError("checkpoint.keep_every only spares what checkpoint.keep_last would delete: set that too")
         return self

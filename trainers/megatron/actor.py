@@ -91,6 +91,12 @@ class TrainRank:
         with memory_errors(f"rank {self._launch.rank} saving rollout {rollout_id}"):
             return self._started().save(rollout_id, directory, extra_state)
 
+    def save_settled(self) -> bool:
+        from trainers.megatron.failure import memory_errors
+
+        with memory_errors(f"rank {self._launch.rank} completing a checkpoint"):
+            return self._started().save_settled()
+
     def export_hf(self, directory: Path) -> Path:
         from trainers.megatron.failure import memory_errors
 

@@ -52,6 +52,8 @@ class MegatronTrainer:
         self._hardware = hardware
         self._log_dir = log_dir
         self._ranks: list[Any] = []
+        self._turn = asyncio.Lock()
+        """One call of all ranks at a time: each is bounded from when the ranks are free for it."""
 
     async def start(self) -> TrainerState:
         """Bring up all ranks, within ``trainer.start_timeout_s``. Raises ConfigInvalid, ModelInvalid,
@@ -92,6 +94,10 @@ class MegatronTrainer:
         what = f"save rollout {rollout_id} in {directory}"
         return (await self._on_all(what, lambda rank: rank.save.remote(rollout_id, directory, extra_state)))[0]
 
+    async def save_settled(self) -> bool:
+        """As in the protocol; also raises StorageFailed, which names the directory."""
+        return all(await self._on_all("complete a checkpoint", lambda rank: rank.save_settled.remote()))
+
     async def export_hf(self, directory: Path) -> Path:
         """Write a Hugging Face directory, replacing what was there. Raises StorageFailed."""
         return (await self._on_all(f"export to {directory}", lambda rank: rank.export_hf.remote(directory)))[0]
@@ -125,7 +131,8 @@ class MegatronTrainer:
         if not self._ranks:
             raise RuntimeError("the trainer is not started")
         deadline = self._config.trainer.step_timeout_s if timeout_s is None else timeout_s
-        return await self._within(deadline, what, self._settled([call(rank) for rank in self._ranks]))
+        async with self._turn:
+            return await self._within(deadline, what, self._settled([call(rank) for rank in self._ranks]))
 
     async def _within[T](self, timeout_s: float, what: str, work: Coroutine[Any, Any, T]) -> T:
         try:

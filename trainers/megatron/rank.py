@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from trainers.config import PPOConfig, RunConfig
 from trainers.megatron import checkpoint, world
 from trainers.megatron.args import megatron_arguments
+from trainers.megatron.async_save import AsyncSave
 from trainers.megatron.critic import TrainedCritic, build_critic, values
 from trainers.megatron.device import DeviceType, megatron_device
 from trainers.megatron.fusions import fuse
@@ -37,6 +38,7 @@ from trainers.megatron.loss import Loss, ValueLoss, aggregation_of, loss_of
 from trainers.megatron.model import build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
 from trainers.megatron.packing import MicroBatch, TokenSplit, pack
+from trainers.megatron.publication import Keeper
 from trainers.megatron.roles import Roles, build_reference
 from trainers.megatron.start import Checkpoint
 from trainers.megatron.step import RolloutTrainer
@@ -69,7 +71,9 @@ class Rank:
         self._timing = Timing()
         self._global_batch_size = config.global_batch_size
         self._trained: list[Any] = []
-        self._keeper = checkpoint.Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
+        self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
+        self._async_save, self._save_timeout_s = config.checkpoint.async_save, config.trainer.step_timeout_s
+        self._saving: AsyncSave | None = None
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))
         arguments = megatron_arguments(config, self._hf, rank=rank, world_size=world_size, device=device)
         self._args, self._notices = arguments.args, arguments.notices
@@ -260,10 +264,27 @@ class Rank:
         return total
 
     def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
+        """Where the checkpoint is; under ``checkpoint.async_save``, where it will be once :meth:`save_settled`."""
+        saved = (self._state, rollout_id, directory, extra_state, self._keeper, self._roles.companions())
         with megatron_device(self._device):
-            return checkpoint.save(
-                self._state, rollout_id, directory, extra_state, self._keeper, self._roles.companions()
-            )
+            if not self._async_save:
+                return checkpoint.save(*saved)
+            if self._saving is not None:
+                raise RuntimeError(f"{self._saving.target} is still being written")
+            self._saving = AsyncSave(*saved, timeout_s=self._save_timeout_s)
+            return self._saving.target
+
+    def save_settled(self) -> bool:
+        """Whether no checkpoint is being written any more; one that all ranks have written comes into force here.
+        Raises StorageFailed."""
+        saving, self._saving = self._saving, None
+        if saving is None:
+            return True
+        with megatron_device(self._device):
+            settled = saving.settle()
+        if not settled:
+            self._saving = saving
+        return settled
 
     def export_hf(self, directory: Path) -> Path:
         """A collective of all ranks; rank 0 writes."""
@@ -299,6 +320,9 @@ class Rank:
             self._roles.published(version)
 
     def close(self) -> None:
+        saving, self._saving = self._saving, None
+        if saving is not None:
+            saving.give_up()
         with megatron_device(self._device):
             world.leave(self._trained)
             self._trained.clear()

@@ -116,6 +116,7 @@ def test_a_tracker_that_is_no_number_is_refused(tmp_path: Path) -> None:
         ({"finetune": True}, "takes the weights of checkpoint.load"),
         ({"ref_ckpt_step": 1}, "checkpoint.ref_load"),
         ({"keep_every": 2}, "checkpoint.keep_last"),
+        ({"async_save": True, "format": "torch"}, "checkpoint.format torch_dist"),
     ],
 )
 def test_a_field_without_its_partner_is_refused(fields: dict[str, Any], message: str) -> None:

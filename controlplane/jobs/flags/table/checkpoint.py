@@ -46,7 +46,7 @@ FLAGS = (
         "with `{rollout_id}` in it, at every save; otherwise at the end. Unset, the trained model is exported to the "
         "job's run directory",
     ),
-    refused("--async-save", ON, "not supported yet: checkpoints are written before training goes on"),
+    maps("--async-save", ON, "checkpoint.async_save"),
     ignored("--critic-save", TEXT, "the critic is saved with the policy's checkpoints"),
     refused("--critic-load", TEXT, "not supported: the critic begins with the policy's weights, or its own checkpoint"),
 )

@@ -1,0 +1,124 @@
+"""A checkpoint is reported when it is durable, and its failure is heard."""
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trainers import saving
+from trainers.errors import StorageFailed
+from trainers.reports import Phase
+from trainers.saving import Saving
+
+DIRECTORY = Path("/checkpoints")
+
+
+@dataclass
+class Trainer:
+    """Writes until it is told that it has, or that it cannot."""
+
+    saved: list[int] = field(default_factory=list)
+    written: bool = False
+    failure: Exception | None = None
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
+        self.saved.append(rollout_id)
+        return directory / f"iter_{rollout_id:07d}"
+
+    async def save_settled(self) -> bool:
+        self.asked.set()
+        if self.failure is not None:
+            raise self.failure
+        return self.written
+
+
+@dataclass
+class Report:
+    lines: list[tuple[Any, ...]] = field(default_factory=list)
+
+    def phase(self, phase: Phase, waiting_for: str) -> None:
+        self.lines.append((phase, waiting_for))
+
+    def checkpoint(self, *what: Any) -> None:
+        self.lines.append(("checkpoint", *what))
+
+    @property
+    def checkpoints(self) -> list[int]:
+        return [line[1] for line in self.lines if line[0] == "checkpoint"]
+
+
+@pytest.fixture(autouse=True)
+def polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(saving, "POLL_S", 0.0)
+
+
+def saving_of(trainer: Trainer, report: Report, *, async_save: bool = True) -> Saving:
+    run: Any = SimpleNamespace(
+        report=report, data=None, config=SimpleNamespace(checkpoint=SimpleNamespace(async_save=async_save))
+    )
+    training: Any = SimpleNamespace(trainer=trainer, checkpoints=DIRECTORY)
+    return Saving(run, training)
+
+
+async def test_one_that_is_written_at_once_is_reported_at_once() -> None:
+    trainer, report = Trainer(), Report()
+    async with saving_of(trainer, report, async_save=False) as saves:
+        await saves.save(3)
+        assert report.lines == [
+            (Phase.SAVING, "the checkpoint of rollout 3 in /checkpoints"),
+            ("checkpoint", 3, "megatron", DIRECTORY / "iter_0000003", 4),
+        ]
+        await saves.durable()
+
+
+async def test_one_that_is_being_written_is_reported_once_it_is_durable_and_the_next_waits_for_it() -> None:
+    trainer, report = Trainer(), Report()
+    async with asyncio.timeout(10), saving_of(trainer, report) as saves:
+        await saves.save(3)
+        await trainer.asked.wait()
+        await saves.check()  # nothing has failed
+        following = asyncio.create_task(saves.save(5))
+        trainer.asked.clear()
+        await trainer.asked.wait()
+        assert (trainer.saved, report.checkpoints) == ([3], [])
+        assert report.lines[-1] == (Phase.SAVING, "the checkpoint of rollout 3 to be written to /checkpoints")
+        trainer.written = True
+        await following
+        assert trainer.saved == [3, 5]
+        await saves.durable()
+        assert report.checkpoints == [3, 5]
+
+
+@pytest.mark.parametrize("when", ["the next rollout", "the next save", "the end"])
+async def test_a_write_that_failed_is_raised_at(when: str) -> None:
+    trainer, report = Trainer(failure=StorageFailed("the checkpoint directory /checkpoints is full")), Report()
+    async with asyncio.timeout(10), saving_of(trainer, report) as saves:
+        await saves.save(3)
+        with pytest.raises(StorageFailed, match="/checkpoints is full"):
+            if when == "the next rollout":
+                while True:
+                    await saves.check()
+                    await asyncio.sleep(0)
+            await (saves.save(4) if when == "the next save" else saves.durable())
+    assert (trainer.saved, report.checkpoints) == ([3], [])
+
+
+async def test_a_run_that_is_cancelled_waits_for_no_write() -> None:
+    trainer, report = Trainer(), Report()
+
+    async def run() -> None:
+        async with saving_of(trainer, report) as saves:
+            await saves.save(3)
+            await saves.durable()
+
+    job = asyncio.create_task(run())
+    await asyncio.wait_for(trainer.asked.wait(), 10)
+    job.cancel()
+    await asyncio.wait({job}, timeout=10)
+    assert job.cancelled()
+    assert report.checkpoints == []
+    assert len(asyncio.all_tasks()) == 1
