@@ -58,7 +58,10 @@ class Driver:
             if late:
                 log.error("the run did not release its parts within %.0f s", RELEASE_S)
             return EndReason.CANCELLED_BY_USER, ""
-        error = None if job.cancelled() else job.exception()
+        if job.cancelled():  # by nobody here: taken for an end it would pass for a run that did all it should
+            log.error("the run was cancelled from within")
+            return EndReason.INTERNAL_ERROR, "something within the run was cancelled, and with it the run"
+        error = job.exception()
         if error is None:
             return EndReason.FINISHED, ""
         log.error("the run failed", exc_info=error)

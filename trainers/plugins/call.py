@@ -25,7 +25,32 @@ async def call(function: Callable[..., Any], *given: Any, name: str, timeout_s: 
         if deadline.expired():
             raise RolloutFailed(f"{name} did not return within {field} = {timeout_s:g} s") from None
         raise RolloutFailed(f"{name} raised {error!r}") from error
+    except asyncio.CancelledError as error:
+        if is_cancelled():
+            raise
+        raise RolloutFailed(f"{name} raised {error!r}") from error
     except Exception as error:  # the user's code may raise anything
         if type(error).__module__.startswith("engines."):
             raise  # an engine's failure is no fault of the function that used it
         raise RolloutFailed(f"{name} raised {error!r}") from error
+
+
+def is_cancelled() -> bool:
+    """Whether a CancelledError that was just caught is meant for this task. The user's code raises one too when it
+    waits for a task that it has cancelled; taken for ours it would end the run as if somebody had asked for that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def guarded[**P, R](function: Callable[P, R], name: str) -> Callable[P, R]:
+    """A plain function that is called at once. Raises :class:`RolloutFailed`, which names it, when it raises."""
+
+    def called(*given: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*given, **named)
+        except RunError:
+            raise
+        except Exception as error:  # the user's code may raise anything
+            raise RolloutFailed(f"{name} raised {error!r}") from error
+
+    return called

@@ -9,7 +9,7 @@ from engines.config import SamplingConfig
 from engines.types import Sample
 from trainers.config import PolicyGradientConfig, RunConfig
 from trainers.errors import ConfigInvalid, PluginInvalid
-from trainers.plugins.call import call
+from trainers.plugins.call import call, guarded
 from trainers.plugins.check import Checked, check
 from trainers.plugins.doors import DOORS
 from trainers.plugins.outputs import attempts_of, groups_of, metrics_of, numbers_of
@@ -83,7 +83,7 @@ class Plugins:
 
     @property
     def buffer_filter(self) -> Callable[[Groups, int], Groups] | None:
-        return self._function("buffer_filter") if "buffer_filter" in self._checked else None
+        return self._plain("buffer_filter") if "buffer_filter" in self._checked else None
 
     @property
     def data_source(self) -> Callable[[Any], Source] | None:
@@ -147,7 +147,7 @@ class Plugins:
         return generate
 
     def _filter(self) -> Callable[[list[Sample]], bool]:
-        function = self._function("dynamic_sampling_filter")
+        function = self._plain("dynamic_sampling_filter")
         return lambda group: bool(function(group))
 
     def _sample_filter(self) -> Callable[[Groups], Any]:
@@ -171,6 +171,9 @@ class Plugins:
 
     def _function(self, name: str) -> Callable[..., Any]:
         return self._adapted(self._checked[name])
+
+    def _plain(self, name: str) -> Callable[..., Any]:
+        return guarded(self._function(name), self._checked[name].path)
 
     def _adapted(self, checked: Checked) -> Callable[..., Any]:
         if checked.form == "native":

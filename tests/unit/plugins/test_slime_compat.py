@@ -13,6 +13,7 @@ from engines.types import Sample, SampleStatus
 from tests.unit.plugins.test_check import SLIME, USERS, config
 from trainers.config import RunConfig
 from trainers.errors import RolloutFailed
+from trainers.plugins.call import call
 from trainers.plugins.run import Plugins, load_plugins
 from trainers.rollout.evaluation import Evaluator
 from trainers.rollout.protocols import RolloutContext
@@ -147,6 +148,7 @@ async def test_siblings_share_their_trajectory() -> None:
         (f"{SLIME}:bad_mask", "loss_mask has 1 entries for response_length 2"),
         (f"{USERS}:wrong", "users:wrong returned str '' for sample 3: expected a Sample or a list"),
         (f"{USERS}:fails", r"users:fails raised KeyError\('lost'\)"),
+        (f"{USERS}:loses_a_task", r"users:loses_a_task raised CancelledError\(\)"),
     ],
 )
 async def test_what_comes_back_wrong_names_function_and_sample(path: str, message: str) -> None:
@@ -283,9 +285,30 @@ def test_a_sample_comes_back_as_it_went() -> None:
     assert SlimeSample.from_dict(to_slime(sample).to_dict()) == to_slime(sample)
 
 
-async def test_a_function_that_never_returns_ends_with_the_rollouts_deadline() -> None:
-    from trainers.plugins.call import call
+def test_an_error_of_a_filter_is_told_with_its_name() -> None:
+    plugins, _ = using("buffer_filter", f"{USERS}:filter_fails")
+    assert plugins.buffer_filter is not None
+    with pytest.raises(RolloutFailed, match=r"users:filter_fails raised KeyError\('lost'\)"):
+        plugins.buffer_filter([[sampled()]], 1)
+    run = config({}, rollout={"dynamic_sampling_filter": f"{USERS}:keep_fails"})
+    keep = load_plugins(run).doors.dynamic_sampling_filter
+    assert keep is not None
+    with pytest.raises(RolloutFailed, match=r"users:keep_fails raised KeyError\('lost'\)"):
+        keep([sampled()])
 
+
+async def test_a_call_that_is_cancelled_from_outside_is_no_error_of_the_function() -> None:
+    async def forever() -> None:
+        await asyncio.Event().wait()
+
+    calling = asyncio.create_task(call(forever, name="f", timeout_s=9, field="rollout.timeout_s"))
+    await asyncio.sleep(0)
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+
+
+async def test_a_function_that_never_returns_ends_with_the_rollouts_deadline() -> None:
     async def forever() -> None:
         await asyncio.Event().wait()
 

@@ -1,5 +1,6 @@
 """What users might write: good and bad."""
 
+import asyncio
 from typing import Any
 
 from engines.config import SamplingConfig
@@ -43,8 +44,22 @@ async def fails(context: RolloutContext, sample: Sample, sampling: SamplingConfi
     raise KeyError("lost")
 
 
+async def loses_a_task(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Any:
+    tool = asyncio.create_task(asyncio.sleep(60))
+    tool.cancel()
+    await tool
+
+
 def reward(sample: Sample) -> float:
     return float(len(sample.response))
+
+
+def keep_fails(group: list[Sample]) -> bool:
+    raise KeyError("lost")
+
+
+def filter_fails(buffer: list[list[Sample]], n_groups: int) -> list[list[Sample]]:
+    raise KeyError("lost")
 
 
 def keep(group: list[Sample]) -> bool:

@@ -223,7 +223,9 @@ async def test_what_is_no_finite_number_ends_the_rollout_with_the_functions_name
         await custom(f"{module}:score")(sample())
 
 
-@pytest.mark.parametrize("error", ["ValueError('bad')", "TimeoutError('judge')", "StopIteration()"])
+@pytest.mark.parametrize(
+    "error", ["ValueError('bad')", "TimeoutError('judge')", "StopIteration()", "__import__('asyncio').CancelledError()"]
+)
 @pytest.mark.parametrize("keyword", ["", "async "])
 async def test_an_error_of_the_function_is_told_with_its_name(
     plugin: Callable[[str], str], error: str, keyword: str

@@ -9,6 +9,7 @@ from typing import Any
 
 from engines.types import Sample
 from trainers.errors import RolloutFailed
+from trainers.plugins.call import is_cancelled
 from trainers.rollout.rewards.verdict import Verdict, verdict
 
 MAX_THREADS = 32
@@ -66,6 +67,10 @@ class CustomReward:
             if deadline.expired():
                 return None
             raise self._failed(error, where) from error
+        except asyncio.CancelledError as error:
+            if is_cancelled():
+                raise
+            raise self._failed(error, where) from error
         except Exception as error:  # the user's code may raise anything
             raise self._failed(error, where) from error
         return (value,)
@@ -103,7 +108,7 @@ class CustomReward:
         threading.Thread(target=work, name="reward", daemon=True).start()
         return await result
 
-    def _failed(self, error: Exception, where: str) -> RolloutFailed:
+    def _failed(self, error: BaseException, where: str) -> RolloutFailed:
         return RolloutFailed(f"reward function {self._name} raised {error!r} {where}")
 
 
