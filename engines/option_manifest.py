@@ -158,6 +158,8 @@ def describe(parser: argparse.ArgumentParser, *, program: str, release: str) -> 
 
 def _describe(action: argparse.Action, group: str) -> Option:
     choices = None if action.choices is None else tuple(_plain(choice) for choice in action.choices)
+    if choices is not None and isinstance(action.choices, set | frozenset):
+        choices = tuple(sorted(choices, key=str))
     default = None if action.default == argparse.SUPPRESS else _plain(action.default)
     flags = tuple(action.option_strings)
     return Option(action.dest, flags, _kind(action), _type(action), action.nargs, choices, default, group)

@@ -39,6 +39,8 @@ def _on_cpu() -> Iterator[None]:
         stack.enter_context(mock.patch.object(megatron_random, "_set_cuda_rng_state", _set_rng_state))
         stack.enter_context(mock.patch.object(token_dispatcher, "maybe_move_tensor_to_cpu", _on_cpu_already))
         stack.enter_context(mock.patch.object(torch.nn.Module, "cuda", lambda module, device=None: module))
+        # Megatron compiles some small functions: here that takes a C++ compiler and longer than it ever saves.
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(_CudaMeansCpu())
         yield
 

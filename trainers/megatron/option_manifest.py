@@ -13,7 +13,8 @@ def megatron_manifest() -> Manifest:
     from megatron.training.arguments import add_megatron_arguments
 
     parser = add_megatron_arguments(argparse.ArgumentParser(add_help=False))
-    return describe(parser, program="megatron", release=__version__)
+    # Behind the plus is the commit of whatever repository the process runs in.
+    return describe(parser, program="megatron", release=__version__.partition("+")[0])
 
 
 if __name__ == "__main__":
