@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import httpx
+from pydantic import ValidationError
 
 from trainers.errors import StorageFailed
 from trainers.reports import (
@@ -58,6 +59,7 @@ class Reporter:
     async def __aenter__(self) -> Self:
         for report in self._spool.left_behind():
             self._put(report.model_copy(update={"seq": self._next()}))
+        self._spool.taken_over()
         self._sender = asyncio.create_task(self._send_for_ever())
         return self
 
@@ -175,7 +177,11 @@ class Reporter:
         if response.status_code != 200:
             log.warning("the API answered %d: %s", response.status_code, response.text[:500])
             return None
-        return ReportReply.model_validate_json(response.content)
+        try:
+            return ReportReply.model_validate_json(response.content)
+        except ValidationError:  # a proxy's page, say
+            log.warning("what answers at %s is not the API: %s", self._url, response.text[:500])
+            return None
 
     def _hear(self, reply: ReportReply) -> None:
         before = len(self._unsent)

@@ -5,9 +5,14 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from trainers.reports import CheckpointReport, EventReport, Report, StepReport
+from trainers.reports import CheckpointReport, EvaluationReport, EventReport, Report, StepReport
+
+type Fact = StepReport | CheckpointReport | EvaluationReport | EventReport
+"""What stays true when the attempt that reported it is gone."""
 
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
+_FACTS = (StepReport, CheckpointReport, EvaluationReport, EventReport)
+_ALL = 2**31
 
 
 class Spool:
@@ -21,7 +26,6 @@ class Spool:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._attempt = attempt
-        self._acked_path = directory / f"attempt-{attempt}.acked"
         self._file = (directory / f"attempt-{attempt}.jsonl").open("ab")
 
     def append(self, report: Report, *, durable: bool) -> None:
@@ -32,26 +36,44 @@ class Spool:
             os.fsync(self._file.fileno())
 
     def ack(self, seq: int) -> None:
-        temporary = self._acked_path.with_suffix(".tmp")
+        path = self._acked_path_of(self._attempt)
+        temporary = path.with_suffix(".tmp")
         temporary.write_text(str(seq))
-        temporary.replace(self._acked_path)
+        temporary.replace(path)
 
-    def left_behind(self) -> list[StepReport | CheckpointReport | EventReport]:
-        """Facts that earlier attempts reported and the API never confirmed, oldest first."""
-        found: list[StepReport | CheckpointReport | EventReport] = []
+    def left_behind(self) -> list[Fact]:
+        """Facts that earlier attempts reported and the API never confirmed, oldest first. Once they are in this
+        attempt's file, call :meth:`taken_over`; an attempt that dies before it does leaves them to the next."""
+        found: dict[str, Fact] = {}
         for attempt in range(1, self._attempt):
             path = self._directory / f"attempt-{attempt}.jsonl"
-            acked_path = self._directory / f"attempt-{attempt}.acked"
             if not path.exists():
                 continue
-            acked = int(acked_path.read_text()) if acked_path.exists() else 0
+            acked = self._acked(attempt)
             # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
             for line in path.read_bytes().split(b"\n")[:-1]:
                 report = _REPORT.validate_json(line)
-                if report.seq > acked and isinstance(report, StepReport | CheckpointReport | EventReport):
-                    found.append(report)
-            acked_path.write_text(str(2**31))  # handed over: the attempt after this one need not look again
-        return found
+                if report.seq > acked and isinstance(
+                    report, StepReport | CheckpointReport | EvaluationReport | EventReport
+                ):
+                    # In two files when an attempt died while it took it over.
+                    found.setdefault(report.model_dump_json(exclude={"seq"}), report)
+        return list(found.values())
+
+    def taken_over(self) -> None:
+        """The attempts after this one need not look at those before it."""
+        for attempt in range(1, self._attempt):
+            if (self._directory / f"attempt-{attempt}.jsonl").exists():
+                self._acked_path_of(attempt).write_text(str(_ALL))
+
+    def _acked(self, attempt: int) -> int:
+        """0 where nothing was confirmed, or what was is lost: a second delivery, which the API recognises."""
+        path = self._acked_path_of(attempt)
+        said = path.read_text() if path.exists() else ""
+        return int(said) if said.isdecimal() else 0
+
+    def _acked_path_of(self, attempt: int) -> Path:
+        return self._directory / f"attempt-{attempt}.acked"
 
     def close(self) -> None:
         self._file.close()

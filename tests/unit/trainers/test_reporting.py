@@ -11,7 +11,18 @@ from aiohttp import web
 
 from trainers.errors import StorageFailed
 from trainers.reporting import Reporter
-from trainers.reports import EndReason, EventReport, FinishedReport, Phase, Report, ReportBatch, StepReport, Wanted
+from trainers.reports import (
+    EndReason,
+    EvaluationReport,
+    EventReport,
+    FinishedReport,
+    Phase,
+    Report,
+    ReportBatch,
+    StepReport,
+    Wanted,
+)
+from trainers.spool import Spool
 
 TOKEN = "t0ken"
 
@@ -23,6 +34,7 @@ class Api:
     stored: list[Report] = field(default_factory=list)
     requests: int = 0
     failing: bool = False
+    garbled: bool = False
     forgets_reply: bool = False
     wanted: Wanted = Wanted.RUN
     superseded: bool = False
@@ -33,6 +45,8 @@ class Api:
         assert request.headers["Authorization"] == f"Bearer {TOKEN}"
         if self.failing:
             return web.Response(status=503)
+        if self.garbled:
+            return web.Response(text="<html>please sign in</html>", content_type="text/html")
         for report in ReportBatch.model_validate_json(await request.read()).reports:
             if report.seq == self.acked + 1:
                 self.stored.append(report)
@@ -94,6 +108,16 @@ async def test_reports_made_while_the_api_fails_arrive_when_it_is_back(api: Api,
     assert [stored.seq for stored in api.stored] == [1, 2]
 
 
+async def test_an_answer_that_is_none_of_the_apis_is_no_end_of_the_reports(api: Api, tmp_path: Path) -> None:
+    api.garbled = True
+    async with reporter(api, tmp_path) as report:
+        report.step(0, 1, {})
+        await until(lambda: api.requests > 1)
+        api.garbled = False
+        assert await report.drain(10)
+    assert [stored.seq for stored in api.stored] == [1]
+
+
 async def test_a_reply_that_is_lost_causes_a_second_delivery_and_no_second_fact(api: Api, tmp_path: Path) -> None:
     api.forgets_reply = True
     async with reporter(api, tmp_path) as report:
@@ -110,18 +134,39 @@ async def test_what_a_dead_attempt_could_not_deliver_is_delivered_by_the_next(ap
         report.phase(Phase.TRAINING, "a phase is gone with its attempt")
         report.step(0, 1, {"reward": 0.25})
         report.event("engine_started", "engine 0 is up")
+        report.evaluation("gsm8k", 1, {"reward": 0.5}, tmp_path / "gsm8k.jsonl")
     with (tmp_path / "attempt-1.jsonl").open("ab") as spool:
-        spool.write(b'{"seq":4,"kind":"st')  # the crash cut a line off
+        spool.write(b'{"seq":5,"kind":"st')  # the crash cut a line off
     api.failing = False
     async with reporter(api, tmp_path, attempt=2) as report:
         assert await report.drain(10)
-    step, event = api.stored
+    step, event, evaluation = api.stored
     assert isinstance(step, StepReport)
     assert (step.rollout_id, step.metrics) == (0, {"reward": 0.25})
     assert isinstance(event, EventReport)
+    assert isinstance(evaluation, EvaluationReport)
+    assert (evaluation.name, evaluation.metrics) == ("gsm8k", {"reward": 0.5})
     async with reporter(api, tmp_path, attempt=3) as report:
         assert await report.drain(1)
-    assert len(api.stored) == 2
+    assert len(api.stored) == 3
+
+
+@pytest.mark.parametrize("written", range(4))
+async def test_a_death_while_the_facts_of_the_last_attempt_are_taken_over_loses_and_repeats_none(
+    api: Api, tmp_path: Path, written: int
+) -> None:
+    api.failing = True
+    async with reporter(api, tmp_path) as report:
+        for rollout_id in range(3):
+            report.step(rollout_id, rollout_id + 1, {})
+    second = Spool(tmp_path, 2)  # gets as far as to write ``written`` of them, and dies
+    for seq, fact in enumerate(second.left_behind()[:written], 1):
+        second.append(fact.model_copy(update={"seq": seq}), durable=True)
+    second.close()
+    api.failing = False
+    async with reporter(api, tmp_path, attempt=3) as report:
+        assert await report.drain(10)
+    assert sorted(stored.rollout_id for stored in api.stored if isinstance(stored, StepReport)) == [0, 1, 2]
 
 
 async def test_what_was_delivered_is_not_delivered_by_the_next_attempt(api: Api, tmp_path: Path) -> None:
