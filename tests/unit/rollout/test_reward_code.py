@@ -1,6 +1,8 @@
 """Programs run apart: what they may not do, and how their tests are counted."""
 
 import asyncio
+import os
+import signal
 import time
 from typing import Any
 
@@ -109,6 +111,23 @@ async def test_without_isolation_limits_still_hold_in_a_directory_of_its_own() -
     assert await box.run(program, 10.0) == Ended(0, b"['program.py'] True\n")
     endless = Program(python_argv("/tmp/program.py"), b"", {"/tmp/program.py": "while True: pass"})
     assert (await box.run(endless, 10.0)).status != 0
+
+
+async def test_without_isolation_what_a_program_leaves_behind_holds_nobody_up() -> None:
+    source = """
+import os, time
+child = os.fork()
+if child:
+    print(child, flush=True)
+else:
+    os.setsid()
+    os.close(1)
+    time.sleep(60)
+"""
+    program = Program(python_argv("/tmp/program.py"), b"", {"/tmp/program.py": source})
+    async with asyncio.timeout(30):
+        ended = await Sandbox(LIMITS, isolated=False).run(program, 1.0)
+    os.kill(int(ended.output), signal.SIGKILL)  # it was still there
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,8 @@ _REFUSED = 125
 _PROBE_S = 20.0
 START_S = 5.0
 """A jail's own start, on a busy machine."""
+_LAST_WORDS_S = 1.0
+"""For what was said before the end to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,14 @@ class Sandbox:
             feed.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await asyncio.shield(process.wait())
-            error = await said
-            await asyncio.gather(feed, return_exceptions=True)
+            # A process that left the group, as it can without isolation, may hold the pipes open as long as it runs.
+            _, open_still = await asyncio.wait({said}, timeout=_LAST_WORDS_S)
+            for each in open_still:
+                each.cancel()
+            await asyncio.gather(said, feed, return_exceptions=True)
+            error = b"" if open_still else said.result()
+            transport: Any = process._transport  # pyright: ignore[reportAttributeAccessIssue]
+            transport.close()
         if status == _REFUSED and error.startswith(b"jail: "):
             raise RolloutFailed(f"the sandbox could not be set up: {error.decode(errors='replace').strip()}")
         return Ended(status, output)
