@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from engines.types import Sample
 from trainers.errors import DataInvalid
+from trainers.rollout.data.reader import TOOLS
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
 from trainers.rollout.responses import Response, fill
 from trainers.rollout.sft import length_metrics, response_tokenizer
@@ -25,7 +26,8 @@ async def dpo_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput
             where = f"rollout {rollout_id}, row of sample {group[0].index}"
             answers = preference(group[0], where)
             for sample, answer, reward in zip(group, answers, (1.0, 0.0), strict=True):
-                response = tokenize(sample.prompt, sample.tokens, answer, where=where)
+                tools = sample.metadata.get(TOOLS)
+                response = tokenize(sample.prompt, sample.tokens, answer, where=where, tools=tools)
                 fill(sample, response, reward=reward, weight_version=context.weight_version)
                 found.append(response)
         return found

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from engines.types import Sample, SampleStatus
@@ -30,10 +31,18 @@ class ResponseTokenizer:
     template_options: Mapping[str, Any]
     """Further arguments of the chat template."""
 
-    def __call__(self, prompt: str | Messages, prompt_tokens: Sequence[int], answer: Any, *, where: str) -> Response:
+    def __call__(
+        self,
+        prompt: str | Messages,
+        prompt_tokens: Sequence[int],
+        answer: Any,
+        *,
+        where: str,
+        tools: Sequence[Any] | None = None,
+    ) -> Response:
         """``answer``: a string, the messages that follow the prompt, or None, when the prompt's own messages hold what
-        the assistant says. ``prompt_tokens``: the prompt alone, used where no chat template is. Raises DataInvalid,
-        beginning with ``where``."""
+        the assistant says. ``prompt_tokens``: the prompt alone, used where no chat template is. ``tools``: for the chat
+        template. Raises DataInvalid, beginning with ``where``."""
         if not self.apply_chat_template:
             return self._plain(prompt_tokens, answer, where)
         messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
@@ -43,7 +52,7 @@ class ResponseTokenizer:
             messages += answer
         elif answer is not None:
             raise DataInvalid(f"{where}: the answer is a {type(answer).__name__}, neither text nor a list of messages")
-        return self._conversation(messages, where)
+        return self._conversation(messages, tools, where)
 
     def _plain(self, prompt_tokens: Sequence[int], answer: Any, where: str) -> Response:
         if not isinstance(answer, str):
@@ -58,44 +67,51 @@ class ResponseTokenizer:
             raise DataInvalid(f"{where}: the answer has no tokens")
         return Response([*prompt_tokens, *response], len(prompt_tokens), [1] * len(response))
 
-    def _conversation(self, messages: Messages, where: str) -> Response:
+    def _conversation(self, messages: Messages, tools: Sequence[Any] | None, where: str) -> Response:
         turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         if not turns or turns[0] == 0:
             raise DataInvalid(f"{where}: the conversation needs a message of the assistant, and one before it")
-        tokens = self._render(messages, where, add_generation_prompt=False)
+        render = partial(self._render, tools=tools, where=where)
+        tokens = render(messages, add_generation_prompt=False)
         mask = [0] * len(tokens)
         starts: list[int] = []
         for turn in turns:
-            before = self._render(messages[:turn], where, add_generation_prompt=True)
+            before = render(messages[:turn], add_generation_prompt=True)
             if tokens[: len(before)] != before:
                 raise DataInvalid(
                     f"{where}: the chat template renders what comes before message {turn} differently once that is "
                     "there, so the assistant's tokens cannot be told from the others"
                 )
             starts.append(len(before))
-            end = self._end(tokens, messages, turn, len(before), where)
+            after = render(messages[: turn + 1], add_generation_prompt=False)
+            end = self._end(tokens, after, len(before))
+            if end is None:
+                raise DataInvalid(
+                    f"{where}: in the chat template's rendering the end of message {turn} cannot be found"
+                )
             mask[len(before) : end] = [1] * (end - len(before))
         last = max(i for i, bit in enumerate(mask) if bit) + 1
         return Response(tokens[:last], starts[0], mask[starts[0] : last])
 
-    def _end(self, tokens: list[int], messages: Messages, turn: int, start: int, where: str) -> int:
-        """Behind the turn's last token: its end token, or where the template's rendering of the turn ends."""
-        after = self._render(messages[: turn + 1], where, add_generation_prompt=False)
+    def _end(self, tokens: list[int], after: list[int], start: int) -> int | None:
+        """Behind the last token of the turn that begins at ``start``: its end token, or where ``after``, the rendering
+        of what has been said with it, ends."""
         stable = tokens[: len(after)] == after
         end, eos = len(after) if stable else len(tokens), self.tokenizer.eos_token_id
         if eos in tokens[start:end]:
             return tokens.index(eos, start) + 1
-        if not stable or end <= start:
-            raise DataInvalid(f"{where}: in the chat template's rendering the end of message {turn} cannot be found")
-        return end
+        return end if stable and end > start else None
 
-    def _render(self, messages: Messages, where: str, *, add_generation_prompt: bool) -> list[int]:
+    def _render(
+        self, messages: Messages, *, tools: Sequence[Any] | None, where: str, add_generation_prompt: bool
+    ) -> list[int]:
         try:
             found = self.tokenizer.apply_chat_template(
                 messages,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=True,
                 return_dict=False,
+                **({} if tools is None else {"tools": list(tools)}),
                 **self.template_options,
             )
         except Exception as error:  # a template is a program: Jinja's own errors, TypeError, ValueError, …

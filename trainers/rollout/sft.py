@@ -1,8 +1,8 @@
 """Supervised fine-tuning: a rollout whose responses are the data's. No engine takes part."""
 
 import asyncio
-from typing import Any
 
+from trainers.rollout.data.reader import TOOLS
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
 from trainers.rollout.responses import Response, ResponseTokenizer, fill
 
@@ -18,7 +18,8 @@ async def sft_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput
         found: list[Response] = []
         for [sample] in groups:
             where = f"rollout {rollout_id}, row of sample {sample.index}"
-            response = tokenize(sample.prompt, sample.tokens, sample.label, where=where)
+            tools = sample.metadata.get(TOOLS)
+            response = tokenize(sample.prompt, sample.tokens, sample.label, where=where, tools=tools)
             fill(sample, response, reward=1.0, weight_version=context.weight_version)
             found.append(response)
         return found
@@ -29,8 +30,7 @@ async def sft_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput
 
 def response_tokenizer(context: RolloutContext) -> ResponseTokenizer:
     data = context.config.data
-    options: dict[str, Any] = dict(getattr(data, "apply_chat_template_kwargs", {}))
-    return ResponseTokenizer(context.tokenizer, data.apply_chat_template, options)
+    return ResponseTokenizer(context.tokenizer, data.apply_chat_template, data.apply_chat_template_kwargs)
 
 
 def length_metrics(responses: list[Response]) -> dict[str, float]:

@@ -18,6 +18,7 @@ WITH_END = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% if m['role'] == 'assistant' %}<eos>\n{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+WITH_TOOLS = "{% for tool in tools or [] %}[{{ tool['name'] }}]{% endfor %}" + WITH_END
 # Like templates that drop the reasoning of all turns but the last.
 UNSTABLE = (
     "{% for m in messages %}<{{ m['role'] }}>{% if m['role'] == 'assistant' and loop.last %}!{% endif %}"
@@ -124,11 +125,11 @@ class NoEngine:
         raise AssertionError("no engine takes part")
 
 
-def context(tokenizer: Any, data: Rows, *, n_samples: int, name: str) -> RolloutContext:
+def context(tokenizer: Any, data: Rows, *, n_samples: int, name: str, **of_data: Any) -> RolloutContext:
     config = RunConfig.model_validate(
         {
             "model": {"hf_checkpoint": "m"},
-            "data": {"prompt_data": "d.jsonl", "label_key": "label"},
+            "data": {"prompt_data": "d.jsonl", "label_key": "label", **of_data},
             "rollout": {"num_rollouts": 1, "rollout_batch_size": 3, "n_samples_per_prompt": n_samples},
             "algorithm": {"name": name},
         }
@@ -167,6 +168,18 @@ async def test_dpo_makes_pairs_with_the_chosen_sample_first(tokenizer: Any, in_l
     chosen, rejected = output.groups[1]
     assert [tokenizer.decode(each.tokens[2:]) for each in (chosen, rejected)] == ["ab<eos>", "c<eos>"]
     assert (chosen.reward, rejected.reward) == (1.0, 0.0)
+
+
+async def test_the_chat_template_is_given_the_tools_of_the_row(tokenizer: Any) -> None:
+    tokenizer.chat_template = WITH_TOOLS
+    tools = {"tools": [{"name": "add"}]}
+    given = context(tokenizer, Rows("xy", "ab", tools), n_samples=1, name="sft", apply_chat_template=True)
+    [sample] = (await sft_rollout(given, 0)).groups[0]
+    assert tokenizer.decode(sample.tokens) == "[add]<user>xy<assistant>ab<eos>"
+    pair = Rows("xy", {"chosen": "ab", "rejected": "c"}, tools)
+    given = context(tokenizer, pair, n_samples=2, name="dpo", apply_chat_template=True)
+    for sample, answer in zip((await dpo_rollout(given, 0)).groups[0], ("ab", "c"), strict=True):
+        assert tokenizer.decode(sample.tokens) == f"[add]<user>xy<assistant>{answer}<eos>"
 
 
 async def test_a_row_without_a_pair_is_refused(tokenizer: Any) -> None:
