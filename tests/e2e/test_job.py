@@ -173,7 +173,7 @@ async def test_a_job_calls_the_users_functions_and_trains_on_games_of_several_tu
 async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_killed(
     service: Service, task: Path
 ) -> None:
-    rollouts = 40
+    rollouts = 24
     job_id = await service.submit(
         spec(task, rollout={"num_rollouts": rollouts}, checkpoint={"save_interval": 2, "async_save": True})
     )
