@@ -204,7 +204,12 @@ def load_plugins(config: RunConfig, *, checkpoints: str | None = None) -> Plugin
         args = SlimeArgs(config, save=checkpoints)
     except ValueError as error:
         raise ConfigInvalid(str(error)) from None
-    adapter = Adapter(args, needs_log_probs=uses_log_probs, rendered=config.data.apply_chat_template)
+    adapter = Adapter(
+        args,
+        needs_log_probs=uses_log_probs,
+        rendered=config.data.apply_chat_template,
+        reward_key=getattr(config.rollout.reward, "reward_key", None),
+    )
     checked = {name: check(path, DOORS[name], field=field) for name, field, path in named(config)}
     return Plugins(config, {name: each for name, each in checked.items() if name not in _ELSEWHERE}, adapter)
 

@@ -29,12 +29,13 @@ def _takes(function: Function, name: str) -> bool:
 class Adapter:
     """Slime's functions of one run. ``name`` is the plug-in's path, for errors."""
 
-    def __init__(self, args: SlimeArgs, *, needs_log_probs: bool, rendered: bool) -> None:
+    def __init__(self, args: SlimeArgs, *, needs_log_probs: bool, rendered: bool, reward_key: str | None) -> None:
         """``needs_log_probs``: the job uses the engine's log-probabilities. ``rendered``: prompts go through a chat
-        template."""
+        template. ``reward_key``: which number of a reward that is a dictionary counts."""
         self.args = args
         self._needs_log_probs = needs_log_probs
         self._rendered = rendered
+        self._reward_key = reward_key
 
     def rollout_function(self, function: Function, name: str) -> Function:
         async def rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
@@ -225,14 +226,21 @@ class Adapter:
             raise RolloutFailed(f"{name} must return rewards (or samples) for each eval set")
         if rewards is not None:
             for sample, reward in zip(ours, rewards, strict=True):
-                sample.reward = number_of(reward, name=name, index=sample.index)
+                sample.reward = number_of(reward, name=name, index=sample.index, reward_key=self._reward_key)
         groups: dict[int, list[Sample]] = {}
         for sample in ours:
             groups.setdefault(sample.group_index, []).append(sample)
         return list(groups.values())
 
     def _back(self, made: Any, original: Sample, name: str, version: int) -> Sample:
-        return from_slime(made, original, name=name, weight_version=version, needs_log_probs=self._needs_log_probs)
+        return from_slime(
+            made,
+            original,
+            name=name,
+            weight_version=version,
+            needs_log_probs=self._needs_log_probs,
+            reward_key=self._reward_key,
+        )
 
 
 async def _called(function: Function, *given: Any, **named: Any) -> Any:

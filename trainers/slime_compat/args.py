@@ -20,7 +20,7 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "hf_checkpoint": lambda c: c.model.hf_checkpoint,
     "load": lambda c: c.checkpoint.load,
     "save_interval": lambda c: c.checkpoint.save_interval,
-    "seed": lambda c: c.engine.seed,
+    "seed": lambda c: c.trainer.seed,
     # data
     "prompt_data": lambda c: c.data.prompt_data,
     "input_key": lambda c: c.data.input_key,
@@ -80,8 +80,8 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "buffer_filter_path": lambda c: c.plugins.buffer_filter,
     "data_source_path": lambda c: c.plugins.data_source,
     "ci_test": lambda c: False,
-    "debug_rollout_only": lambda c: False,
-    "debug_train_only": lambda c: False,
+    "debug_rollout_only": lambda c: c.debug.mode == "rollout_only",
+    "debug_train_only": lambda c: c.debug.mode == "train_only",
     "sglang_speculative_algorithm": lambda c: c.engine.sglang.get("speculative_algorithm"),
     "sglang_enable_deterministic_inference": lambda c: c.engine.sglang.get("enable_deterministic_inference", False),
 }

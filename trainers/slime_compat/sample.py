@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from engines.types import Sample, SampleStatus
 from trainers.errors import RolloutFailed
@@ -209,13 +209,18 @@ def number_of(reward: Any, *, name: str, index: int, reward_key: str | None = No
     """slime's reward, a number or a dictionary of them, as a number."""
     if reward is None:
         return None
-    chosen: Any = reward.get(reward_key) if isinstance(reward, dict) and reward_key is not None else reward
+    expected, chosen = "a finite number", reward
+    if isinstance(reward, dict):
+        chosen = cast("dict[str, Any]", reward).get(reward_key or "", math.nan)
+        expected = (
+            f"one under {reward_key!r} (reward_key)" if reward_key else "one, or rollout.reward.reward_key to be set"
+        )
     try:
         value = float(chosen)
-    except (TypeError, ValueError):
-        raise RolloutFailed(f"{name} gave sample {index} the reward {reward!r}: expected a finite number") from None
+    except (TypeError, ValueError, OverflowError):
+        value = math.nan
     if not math.isfinite(value):
-        raise RolloutFailed(f"{name} gave sample {index} the reward {reward!r}: expected a finite number")
+        raise RolloutFailed(f"{name} gave sample {index} the reward {reward!r}: expected {expected}")
     return value
 
 

@@ -76,6 +76,13 @@ async def bad_mask(args: Any, sample: Sample, sampling_params: dict[str, Any]) -
     return sample
 
 
+async def graded(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> Sample:
+    """Scores what it makes, as a dictionary."""
+    sample.tokens, sample.response_length, sample.status = [1, 2, 3], 1, Sample.Status.COMPLETED
+    sample.reward = {"score": -1.0, "acc": 0.25}
+    return sample
+
+
 def generate_rollout(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
     groups = data_buffer.get_samples(args.rollout_batch_size)
 

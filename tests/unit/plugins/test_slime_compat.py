@@ -132,6 +132,18 @@ async def test_a_later_generate_function_keeps_ids_log_probs_and_mask(router: st
     assert sample.metadata["tools"] == 1
 
 
+async def test_of_a_reward_of_several_numbers_the_jobs_own_counts() -> None:
+    reward = {"reward": {"type": "dapo", "reward_key": "acc"}}
+    plugins, run = using("custom_generate_function", f"{SLIME}:graded", rollout=reward)
+    assert plugins.doors.generate is not None
+    [sample] = await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)  # type: ignore[misc]
+    assert sample.reward == 0.25
+    plugins, run = using("custom_generate_function", f"{SLIME}:graded")
+    assert plugins.doors.generate is not None
+    with pytest.raises(RolloutFailed, match=r"the reward \{'score': .*rollout\.reward\.reward_key"):
+        await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)
+
+
 async def test_siblings_share_their_trajectory() -> None:
     for path in (f"{SLIME}:fan_out", f"{USERS}:two"):
         plugins, run = using("custom_generate_function", path)
@@ -242,7 +254,7 @@ def test_a_dynamic_filter_of_slimes_kind_says_keep_or_drop() -> None:
     from trainers.plugins.doors import DOORS
     from trainers.slime_compat.adapters import Adapter
 
-    adapter = Adapter(SlimeArgs(run), needs_log_probs=False, rendered=False)
+    adapter = Adapter(SlimeArgs(run), needs_log_probs=False, rendered=False, reward_key=None)
     keep = adapter.dynamic_sampling_filter(check(f"{SLIME}:keep", DOORS["dynamic_sampling_filter"]).target, "keep")
     assert bool(keep([sampled(0), sampled(1)])) is True
     assert bool(keep([sampled(0)])) is False
@@ -261,10 +273,16 @@ def test_a_data_source_of_slimes_kind_resumes_where_it_was_saved() -> None:
 
 
 def test_args_are_slimes_names_and_read_only() -> None:
-    run = config({"arguments": {"search_url": "http://s"}}, rollout={"sampling": {"temperature": 0.7}})
+    run = config(
+        {"arguments": {"search_url": "http://s"}},
+        rollout={"sampling": {"temperature": 0.7}},
+        trainer={"seed": 7},
+        debug={"mode": "rollout_only"},
+    )
     args = SlimeArgs(run, save="/ckpt")
     assert (args.rollout_batch_size, args.n_samples_per_prompt, args.rollout_temperature) == (2, 2, 0.7)
     assert (args.hf_checkpoint, args.save, args.search_url, args.global_batch_size) == ("/m", "/ckpt", "http://s", 4)
+    assert (args.seed, args.debug_rollout_only, args.debug_train_only) == (7, True, False)
     assert getattr(args, "nothing", None) is None
     with pytest.raises(AttributeError, match=r"nearest is args\.rollout_temperature.*plugins\.arguments"):
         _ = args.rollout_temperatur

@@ -212,8 +212,8 @@ async def test_plain_async_and_callable_functions_score(plugin: Callable[[str], 
 
 @pytest.mark.parametrize(
     "value",
-    ["'1'", "None", "float('nan')", "float('inf')", "[1]", "1j"],
-    ids=["text", "none", "nan", "inf", "list", "complex"],
+    ["'1'", "None", "float('nan')", "float('inf')", "[1]", "1j", "10**400"],
+    ids=["text", "none", "nan", "inf", "list", "complex", "huge"],
 )
 async def test_what_is_no_finite_number_ends_the_rollout_with_the_functions_name(
     plugin: Callable[[str], str], value: str

@@ -43,6 +43,10 @@ def verdict(answer: Any, reward_key: str | None) -> Verdict:
 
 
 def _finite(value: Any, shown: str) -> float:
-    if not isinstance(value, Real) or not math.isfinite(value):
+    try:
+        number = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:  # an integer of hundreds of digits
+        number = math.inf
+    if not math.isfinite(number):
         raise ValueError(shown, "a finite number")
-    return float(value)
+    return number
