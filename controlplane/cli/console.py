@@ -19,16 +19,18 @@ class UserError(Exception):
 
 @contextmanager
 def plain_errors() -> Generator[None]:
-    """Turn what can go wrong into a line on stderr and exit code 1; an interrupt into 130."""
+    """Turn what can go wrong into a line on stderr, not wrapped, as it may hold a path, and exit code 1; an interrupt
+    into 130."""
     try:
         yield
     except ApiError as error:
-        err.print(f"[bold red]error[/] {escape(error.message if not error.fields else 'the request was refused:')}")
+        said = error.message if not error.fields else "the request was refused:"
+        err.print(f"[bold red]error[/] {escape(said)}", soft_wrap=True)
         for field in error.fields:
-            err.print(f"  [bold]{escape(field.path)}[/]  {escape(field.message)}")
+            err.print(f"  [bold]{escape(field.path)}[/]  {escape(field.message)}", soft_wrap=True)
         raise typer.Exit(1) from None
     except (UserError, RollwayError) as error:
-        err.print(f"[bold red]error[/] {escape(str(error))}")
+        err.print(f"[bold red]error[/] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

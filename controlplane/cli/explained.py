@@ -66,14 +66,12 @@ def _spec(found: Resolution, console: Console, *, whole: bool) -> None:
 
 
 def _source(report: Report, path: str) -> tuple[str, ...]:
-    """The flags behind a leaf: those that set it, or the section it is in."""
-    while path:
-        if flags := report.setters(path):
-            return flags
+    """The flags behind a leaf: those that set it, or else the whole that it is part of."""
+    flags = report.setters(path)
+    while not flags and path.count(".") > 1:
         path = path.rpartition(".")[0]
-        if path.count(".") == 0:
-            return ()
-    return ()
+        flags = report.setters(path, parts=False)
+    return flags
 
 
 def _leaves(content: Any, path: str) -> Iterator[tuple[str, Any]]:

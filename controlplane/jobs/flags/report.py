@@ -59,12 +59,12 @@ class Report:
         )
         return tuple(dict.fromkeys((*self.remarks, *differing, *ignored)))
 
-    def setters(self, field: str) -> tuple[str, ...]:
-        """The flags that set ``field``, or something in it."""
+    def setters(self, field: str, *, parts: bool = True) -> tuple[str, ...]:
+        """The flags that set ``field``, or, with ``parts``, something in it."""
         found = (
             entry.flag
             for entry in self.entries
             if entry.outcome is Outcome.SET
-            and any(each == field or each.startswith(f"{field}.") for each in entry.fields)
+            and any(each == field or (parts and each.startswith(f"{field}.")) for each in entry.fields)
         )
         return tuple(dict.fromkeys(found))

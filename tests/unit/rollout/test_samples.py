@@ -90,7 +90,7 @@ def test_values_that_json_has_no_word_for_come_back() -> None:
 
 
 def test_what_would_not_come_back_is_refused_with_its_place() -> None:
-    sample = Sample(index=7, group_index=0, prompt="", metadata={"tools": [{"call": print}]})
+    sample = Sample(index=7, group_index=0, prompt="", metadata={"tools": [{"call": len}]})
     with pytest.raises(TypeError, match=r"sample 7: metadata\.tools\[0\]\.call is of type builtin_function"):
         encode(sample)
     with pytest.raises(TypeError, match="sample 8: rollout_log_probs"):

@@ -48,9 +48,9 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
         return
     sampling = draft.get("rollout.sampling", {}) | _overrides(given)
     draft.set("eval.interval", given[interval], interval)
-    for flag in _SAMPLING:
-        if flag in given:
-            draft.set("eval.sampling", sampling, flag)
+    if any(flag in given for flag in _SAMPLING):
+        for name, value in sampling.items():
+            draft.set(f"eval.sampling.{name}", value, *(flag for flag, its in _SAMPLING.items() if its == name))
     if "--n-samples-per-eval-prompt" in given:
         draft.set("eval.n_samples_per_prompt", given["--n-samples-per-eval-prompt"], "--n-samples-per-eval-prompt")
     draft.set("eval.before_train", "--skip-eval-before-train" not in given, "--skip-eval-before-train")
