@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from trainers.config import RunConfig
+from trainers.config import ConversionConfig, RunConfig
 from trainers.outcome import end_of
 from trainers.reporting import Reporter
 from trainers.reports import EndReason, Launch
@@ -68,6 +68,12 @@ class Driver:
         return end_of(error)
 
     async def _work(self, run_dir: Path, report: Reporter) -> None:
+        if "conversion" in self._launch.spec:
+            from trainers.conversion import convert
+
+            wanted = ConversionConfig.model_validate(self._launch.spec)
+            await convert(wanted, self._launch.job_id, self._launch.attempt, run_dir, report)
+            return
         from trainers.assembly import assembled  # brings in the tokenizer's and Ray's libraries
         from trainers.loop import generate_only, train
 

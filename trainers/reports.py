@@ -45,6 +45,7 @@ class Phase(StrEnum):
     TRAINING = "training"
     SAVING = "saving"
     EXPORTING = "exporting"
+    CONVERTING = "converting"
     SERVING = "serving"
     RELEASING = "releasing"
 
@@ -159,7 +160,9 @@ class Launch(BaseModel):
     job_id: str
     attempt: int
     spec: dict[str, Any]
-    """A :class:`trainers.config.RunConfig`, as JSON."""
+    """A :class:`trainers.config.RunConfig`, or a :class:`trainers.config.ConversionConfig`, as JSON."""
+    num_cpus: int = 0
+    """What the driver itself computes with."""
     run_dir: str
     """A directory that every node of the job can write: checkpoints, exports, logs, unsent reports."""
     report_url: str

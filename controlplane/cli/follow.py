@@ -15,7 +15,7 @@ from rich.text import Text
 from controlplane.sdk.errors import NotReachable
 
 if TYPE_CHECKING:
-    from controlplane.sdk import Evaluation, Event, Job, Rollway, Step
+    from controlplane.sdk import Evaluation, Event, Job, JobSummary, Rollway, Step
 
 _BARS = "▁▂▃▄▅▆▇█"
 _POLL_S = 0.4
@@ -166,16 +166,21 @@ def _cell(fill: float) -> str:
 
 def _status(job: Job, rewards: Sequence[float], now: float) -> Table:
     table = Table.grid(padding=(0, 2))
-    done = 0 if job.progress.rollout_id is None else job.progress.rollout_id + 1
     spinner = "" if job.ended else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[int(now * 8) % 10]
     state = Text(f"{spinner} {job.state}", style=_STYLE.get(job.state, ""))
     table.add_row(
         state,
-        Text(f"{done}/{job.progress.num_rollouts}"),
+        Text(rollouts_done(job)),
         Text(sparkline(rewards), style="green"),
         Text(f"{job.phase or ''}{': ' if job.waiting_for else ''}{escape(job.waiting_for or '')}", style="dim"),
     )
     return table
+
+
+def rollouts_done(job: JobSummary) -> str:
+    """Of how many; empty for a job that has none, as it only converts."""
+    done = 0 if job.progress.rollout_id is None else job.progress.rollout_id + 1
+    return f"{done}/{job.progress.num_rollouts}" if job.progress.num_rollouts else ""
 
 
 def ending(job: Job) -> str:

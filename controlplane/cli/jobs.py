@@ -2,14 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from controlplane.cli.console import out, plain_errors
-from controlplane.cli.follow import ending, follow, sparkline
+from controlplane.cli.follow import ending, follow, rollouts_done, sparkline
 from controlplane.cli.spec_file import read_spec
 
 if TYPE_CHECKING:
@@ -26,10 +26,16 @@ def submit(
     key: Annotated[str | None, typer.Option("--idempotency-key", help="Submit at most once under this key.")] = None,
 ) -> None:
     """Submit a job."""
-    with plain_errors(), _client() as rollway:
-        job = rollway.submit(read_spec(spec, set_ or []), idempotency_key=key)
-        out.print(job.id if not follow_ else f"submitted [bold]{job.id}[/]")
-        if follow_:
+    with plain_errors():
+        submit_spec(read_spec(spec, set_ or []), idempotency_key=key, follow=follow_)
+
+
+def submit_spec(spec: dict[str, Any], *, follow: bool, idempotency_key: str | None = None) -> None:
+    """Submit it and print its id, or show it until it ends."""
+    with _client() as rollway:
+        job = rollway.submit(spec, idempotency_key=idempotency_key)
+        out.print(job.id if not follow else f"submitted [bold]{job.id}[/]")
+        if follow:
             _follow(rollway, job.id)
 
 
@@ -52,11 +58,8 @@ def jobs(
             return
         table = Table("job", "name", "state", "rollouts", "doing", box=None, header_style="bold")
         for job in found:
-            done = 0 if job.progress.rollout_id is None else job.progress.rollout_id + 1
             doing = str(job.end_reason or "") if job.finished_at else f"{job.phase or ''} {job.waiting_for or ''}"
-            table.add_row(
-                job.id, escape(job.name or ""), job.state, f"{done}/{job.progress.num_rollouts}", escape(doing.strip())
-            )
+            table.add_row(job.id, escape(job.name or ""), job.state, rollouts_done(job), escape(doing.strip()))
         out.print(table if found else "no jobs")
 
 
@@ -67,13 +70,12 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
         if as_json:
             out.print_json(job.model_dump_json())
             return
-        done = 0 if job.progress.rollout_id is None else job.progress.rollout_id + 1
         facts: dict[str, object] = {
             "job": job.id,
             "name": job.name,
             "state": job.state,
             "phase": f"{job.phase}: waiting for {job.waiting_for}" if job.phase and not job.ended else None,
-            "rollouts": f"{done} of {job.progress.num_rollouts}",
+            "rollouts": rollouts_done(job),
             "weights": None if job.progress.weight_version is None else f"version {job.progress.weight_version}",
             "attempt": f"{job.attempt} of at most {job.max_attempts}",
             "OpenAI API": job.openai_base_url,

@@ -70,7 +70,7 @@ class DriverActor:
 
 def start_driver(name: str, launch: dict[str, Any], env_vars: dict[str, str]) -> None:
     options: dict[str, Any] = {"runtime_env": {"env_vars": env_vars}} if env_vars else {}
-    actor: Any = ray.remote(num_cpus=0, max_restarts=0)(DriverActor)
+    actor: Any = ray.remote(num_cpus=launch["num_cpus"], max_restarts=0)(DriverActor)
     actor.options(name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **options).remote(launch)
 
 

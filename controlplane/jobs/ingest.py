@@ -23,6 +23,7 @@ from trainers.reports import (
     EvaluationReport,
     EventReport,
     FinishedReport,
+    Phase,
     PhaseReport,
     Report,
     ReportReply,
@@ -132,7 +133,7 @@ async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report])
     in_flight = job.state in (JobState.STARTING, JobState.RUNNING)
     if not in_flight:  # it is being released: nothing serves any more
         columns = {key: value for key, value in columns.items() if key not in ("router_url", "served_model")}
-    begun = any(isinstance(report, ServingReport | StepReport) for report in reports)
+    begun = any(_is_under_way(report) for report in reports)
     finished = next((report for report in reports if isinstance(report, FinishedReport)), None)
     if begun and job.state == JobState.STARTING:
         job = await jobs.transition(session, job, JobState.RUNNING, message="the run is under way", values=columns)
@@ -155,6 +156,13 @@ async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report])
             },
         )
     return job
+
+
+def _is_under_way(report: Report) -> bool:
+    """Whether the run does what the job is for."""
+    if isinstance(report, PhaseReport):
+        return report.phase is Phase.CONVERTING
+    return isinstance(report, ServingReport | StepReport)
 
 
 def clean(text: str) -> str:

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from controlplane.errors import LeaseLost, NotFound
 from controlplane.events import repository as events
 from controlplane.jobs.models import AttemptRow, JobRow
-from controlplane.jobs.spec import JobSpec
+from controlplane.jobs.spec import AnySpec
 from controlplane.jobs.states import ACTIVE, TRANSITIONS, JobState
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -28,7 +28,7 @@ def new_job_id() -> str:
     return "job_" + "".join(digits)
 
 
-async def insert_job(session: AsyncSession, spec: JobSpec, idempotency_key: str | None) -> JobRow | None:
+async def insert_job(session: AsyncSession, spec: AnySpec, idempotency_key: str | None) -> JobRow | None:
     """A queued job and its first event; None when the idempotency key is taken."""
     statement = (
         insert(JobRow)
@@ -40,7 +40,7 @@ async def insert_job(session: AsyncSession, spec: JobSpec, idempotency_key: str 
             idempotency_key=idempotency_key,
             state=JobState.QUEUED,
             max_attempts=spec.max_attempts,
-            num_rollouts=spec.rollout.num_rollouts,
+            num_rollouts=spec.num_rollouts,
             waiting_for="the scheduler",
         )
         .on_conflict_do_nothing(index_elements=[JobRow.idempotency_key])

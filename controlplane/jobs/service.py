@@ -8,7 +8,7 @@ from controlplane.events import repository as events
 from controlplane.jobs import repository as jobs
 from controlplane.jobs.changes import Changes
 from controlplane.jobs.models import JobRow
-from controlplane.jobs.spec import JobSpec
+from controlplane.jobs.spec import AnySpec
 from controlplane.jobs.states import JobState
 from trainers.reports import Wanted
 
@@ -18,7 +18,7 @@ class JobService:
         self._database = database
         self._changes = changes
 
-    async def submit(self, spec: JobSpec, idempotency_key: str | None) -> JobRow:
+    async def submit(self, spec: AnySpec, idempotency_key: str | None) -> JobRow:
         """Queue a job. The same key again returns the job that it made; with another spec it raises Conflict."""
         async with self._database.begin() as session:
             job = await jobs.insert_job(session, spec, idempotency_key)
@@ -51,6 +51,10 @@ class JobService:
         """Ask a job that runs to end well at its next rollout: save, export, succeed. Idempotent."""
         async with self._database.begin() as session:
             job = await jobs.lock(session, job_id)
+            if "conversion" in job.spec:
+                raise Conflict(
+                    "a conversion has no rollouts after which it could finish: wait for its end, or cancel it"
+                )
             if job.state not in (JobState.STARTING, JobState.RUNNING) or job.wanted == Wanted.CANCEL:
                 raise Conflict(f"only a job that runs can finish early; this one is {job.state}, wanted: {job.wanted}")
             if job.wanted != Wanted.FINISH:

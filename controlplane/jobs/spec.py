@@ -1,21 +1,24 @@
-"""What a user submits: a run, and what only the control plane reads of it."""
+"""What a user submits: a run or a conversion, and what only the control plane reads of it."""
 
 import difflib
 import math
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Self, Union, cast
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, cast
 
 from pydantic import BaseModel, Field, Tag, model_validator
 
 from controlplane.errors import FieldError
-from trainers.config import RunConfig
+from engines.config import Section
+from trainers.config import ConversionConfig, RunConfig
 
 type Label = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class JobSpec(RunConfig):
+class Submitted(Section):
+    """Beside what the driver reads."""
+
     name: Annotated[str, Field(min_length=1, max_length=128)] | None = None
     labels: dict[Label, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict)
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
@@ -28,9 +31,35 @@ class JobSpec(RunConfig):
             raise ValueError(f"{found} holds what JSON in Postgres cannot: NUL, half a surrogate pair, NaN or infinity")
         return self
 
-    def run_config(self) -> dict[str, Any]:
-        """The part that the driver reads: a RunConfig, as JSON."""
-        return self.model_dump(mode="json", include=set(RunConfig.model_fields))
+    def for_driver(self) -> dict[str, Any]:
+        """The part that the driver reads, as JSON."""
+        return self.model_dump(mode="json", exclude=set(Submitted.model_fields))
+
+
+class JobSpec(Submitted, RunConfig):
+    """A run: it generates, trains, or both."""
+
+    driver_cpus: ClassVar[int] = 0
+    """The driver only waits for others."""
+
+    @property
+    def num_rollouts(self) -> int:
+        return self.rollout.num_rollouts
+
+
+class ConversionSpec(Submitted, ConversionConfig):
+    """Weights from Hugging Face's format to Megatron's, or back."""
+
+    driver_cpus: ClassVar[int] = 1
+    num_rollouts: ClassVar[int] = 0
+
+
+type AnySpec = JobSpec | ConversionSpec
+
+
+def stored_spec(spec: dict[str, Any]) -> AnySpec:
+    """As it was submitted, of whichever kind."""
+    return (ConversionSpec if "conversion" in spec else JobSpec).model_validate(spec)
 
 
 def _unstorable(value: Any, at: tuple[int | str, ...]) -> Iterator[str]:

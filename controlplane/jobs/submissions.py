@@ -1,4 +1,4 @@
-"""The two forms in which a job is submitted: a spec, and slime's command line."""
+"""The forms in which a job is submitted: a spec, of a run or of a conversion, and slime's command line."""
 
 from typing import Annotated, Any
 
@@ -8,7 +8,7 @@ from controlplane.errors import FieldError, Invalid
 from controlplane.jobs.flags.manifests import Manifests
 from controlplane.jobs.flags.options import option_errors
 from controlplane.jobs.flags.resolve import resolve
-from controlplane.jobs.spec import JobSpec
+from controlplane.jobs.spec import AnySpec, ConversionSpec, JobSpec
 
 
 class ArgvSubmission(BaseModel):
@@ -25,20 +25,28 @@ class ArgvSubmission(BaseModel):
 
 
 def _form(body: Any) -> str:
-    told = isinstance(body, ArgvSubmission) or (isinstance(body, dict) and "argv" in body)
-    return "argv" if told else "spec"
+    for form, kind in FORMS.items():
+        if isinstance(body, kind) or (isinstance(body, dict) and form in body):
+            return form
+    return "spec"
 
 
 type Submission = Annotated[
-    Annotated[JobSpec, Tag("spec")] | Annotated[ArgvSubmission, Tag("argv")], Discriminator(_form)
+    Annotated[JobSpec, Tag("spec")]
+    | Annotated[ConversionSpec, Tag("conversion")]
+    | Annotated[ArgvSubmission, Tag("argv")],
+    Discriminator(_form),
 ]
 
-FORMS: dict[str, type[BaseModel]] = {"spec": JobSpec, "argv": ArgvSubmission}
-"""By the tag that stands before the path of an error in either."""
+FORMS: dict[str, type[BaseModel]] = {"argv": ArgvSubmission, "conversion": ConversionSpec, "spec": JobSpec}
+"""By the tag that stands before the path of an error in each. The tag is the field by which a form is known, but for a
+run's spec, which is every other."""
 
 
-def read_submission(submission: JobSpec | ArgvSubmission, manifests: Manifests) -> tuple[JobSpec, tuple[str, ...]]:
+def read_submission(submission: AnySpec | ArgvSubmission, manifests: Manifests) -> tuple[AnySpec, tuple[str, ...]]:
     """The spec, and what the user should know of the flags that it was made from. Raises Invalid."""
+    if isinstance(submission, ConversionSpec):
+        return submission, ()
     if isinstance(submission, JobSpec):
         if errors := option_errors(submission.model_dump(), manifests):
             raise _invalid(errors)

@@ -12,7 +12,7 @@ from controlplane.cluster.base import Cluster, ClusterUnavailable, driver_name
 from controlplane.db import Database
 from controlplane.jobs import repository as jobs
 from controlplane.jobs.models import AttemptRow, JobRow
-from controlplane.jobs.spec import JobSpec
+from controlplane.jobs.spec import stored_spec
 from controlplane.jobs.states import ENDINGS, JobState
 from controlplane.reconcile.decide import (
     BeginAttempt,
@@ -131,10 +131,12 @@ class JobReconciler:
             await jobs.insert_attempt(session, job.id, number, token_sha256(token))
 
     async def _start_driver(self, job: JobRow, claim: Claim) -> None:
+        spec = stored_spec(job.spec)
         launch = Launch(
             job_id=job.id,
             attempt=job.attempt,
-            spec=JobSpec.model_validate(job.spec).run_config(),
+            spec=spec.for_driver(),
+            num_cpus=spec.driver_cpus,
             run_dir=str(self._runs_dir / job.id),
             report_url=f"{self._public_url}/v1/attempts/{job.id}/{job.attempt}/reports",
             report_token=await self._tokens.token(job.id, job.attempt),

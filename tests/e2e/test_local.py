@@ -13,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from controlplane.cluster.base import ClusterUnavailable, DriverSeen, DriverStatus
 from controlplane.cluster.ray import RayCluster
@@ -146,6 +148,33 @@ def test_a_killed_api_comes_back_alone_and_at_the_same_place(home: Home) -> None
     assert home.endpoint["url"] == before["url"] and home.endpoint["pid"] != before["pid"]
     assert (ray.find(home.settings), postgres.find(home.settings)) == others
     assert home.get("/readyz").status_code == 200
+
+
+def test_weights_are_converted_by_jobs(home: Home, tiny_model: Path, tmp_path: Path) -> None:
+    megatron, back, given_up = (tmp_path / name for name in ("megatron", "back", "given-up"))
+    to_megatron = ["convert", "hf-to-megatron", "--hf-checkpoint", str(tiny_model), "--save"]
+    cancelled = home.rollway(*to_megatron, str(given_up), "--submit").strip()
+    nowhere = ["--hf-checkpoint", str(tmp_path / "nowhere"), "--save", str(back)]
+    refused = home.rollway("convert", "hf-to-megatron", *nowhere, "--submit", "--follow", expect=1)
+    assert "failed (model_invalid)" in refused and "nowhere" in refused
+    home.rollway("cancel", cancelled)
+
+    said = home.rollway(*to_megatron, str(megatron), "--check", "--submit", "--follow")
+    assert "written: " in said and "tensors agree bit for bit" in said and "succeeded (finished)" in said
+    assert (megatron / "latest_checkpointed_iteration.txt").read_text() == "release"
+    from_megatron = ["convert", "megatron-to-hf", "--load", str(megatron), "--hf-checkpoint", str(tiny_model)]
+    job_id = home.rollway(*from_megatron, "--save", str(back), "--submit").strip()
+    home.rollway("follow", job_id)
+    before, after = load_file(tiny_model / "model.safetensors"), load_file(back / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+    [found] = home.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]
+    assert (found["format"], found["path"]) == ("hf", str(back))
+    events = [event["type"] for event in home.get(f"/v1/jobs/{job_id}/events").json()["items"]]
+    assert "conversion_progress" in events and "converted" in events
+    eventually(lambda: home.get(f"/v1/jobs/{cancelled}").json()["state"] == "cancelled", "the cancelled job's end")
+    assert not (given_up / "release").exists() and not (given_up / ".release").exists()
 
 
 @pytest.fixture

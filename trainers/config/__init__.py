@@ -16,6 +16,7 @@ from trainers.config.algorithm import (
 )
 from trainers.config.algorithm_parts import CorrectionConfig, CriticConfig, KLConfig, OPSMConfig
 from trainers.config.checkpoint import CheckpointConfig
+from trainers.config.conversion import ConversionConfig, ToHuggingFace, ToMegatron
 from trainers.config.data import DataConfig, DataSetConfig
 from trainers.config.debug import DebugConfig
 from trainers.config.evaluation import EvalConfig, EvalSetConfig
@@ -35,6 +36,7 @@ __all__ = [
     "AlgorithmConfig",
     "CISPOConfig",
     "CheckpointConfig",
+    "ConversionConfig",
     "CorrectionConfig",
     "CriticConfig",
     "DPOConfig",
@@ -61,5 +63,7 @@ __all__ = [
     "RuntimeConfig",
     "SFTConfig",
     "SyncConfig",
+    "ToHuggingFace",
+    "ToMegatron",
     "TrainerConfig",
 ]

@@ -115,7 +115,7 @@ def test_a_run_without_engines_keeps_nothing_serving() -> None:
 
 def test_the_driver_gets_the_run_without_what_only_the_control_plane_reads() -> None:
     spec = JobSpec.model_validate(GOOD | {"name": "n", "labels": {"a": "b"}, "max_attempts": 2})
-    run = spec.run_config()
+    run = spec.for_driver()
     assert set(run) == set(RunConfig.model_fields)
     assert RunConfig.model_validate(run).rollout.num_rollouts == 3
 

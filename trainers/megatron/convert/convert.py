@@ -1,7 +1,11 @@
 """The two conversions, and the comparison of what was written with what it came from."""
 
+import fcntl
+import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,35 +15,73 @@ from torch import Tensor
 
 from trainers.errors import CheckpointInvalid, StorageFailed
 from trainers.megatron.convert.checkpoint_file import COMMON_STATE, CheckpointFile, write_checkpoint
-from trainers.megatron.convert.progress import Progress
+from trainers.megatron.convert.progress import Progress, Tell, to_stderr
 from trainers.megatron.convert.skeleton import Place, Skeleton
 from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.layout import Entry, layout, shard, unshard
 from trainers.megatron.hf.load import SafetensorsDirectory, check_names, read_entry
-from trainers.megatron.start import RELEASE, TRACKER
+from trainers.megatron.start import OWNER, RELEASE, TRACKER, read_owner
 
 
-def hf_to_megatron(model: HFModel, skeleton: Skeleton, directory: Path) -> Path:
-    """Write the weights of ``model.directory``, in their own dtypes, as ``directory/release``. Raises ModelInvalid,
-    StorageFailed, or CheckpointInvalid where ``directory`` already holds checkpoints."""
-    if (directory / TRACKER).exists() or (directory / RELEASE).exists():
-        raise CheckpointInvalid(f"{directory} already holds checkpoints: choose another directory")
-    staging = directory / f".{RELEASE}"
-    entries, progress = layout(model), Progress("written", len(layout(model)))
+def hf_to_megatron(
+    model: HFModel, skeleton: Skeleton, directory: Path, *, run_id: str | None = None, tell: Tell = to_stderr
+) -> Path:
+    """Write the weights of ``model.directory``, in their own dtypes, as ``directory/release``. What this very run,
+    ``run_id``, has written there before is left as it is.
+
+    Raises ModelInvalid, StorageFailed, or CheckpointInvalid where ``directory`` already holds checkpoints or another
+    conversion writes there."""
     try:
-        staging.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
+        with _alone_in(directory):
+            if not _is_own(directory, run_id):
+                _write_release(model, skeleton, directory, run_id, tell)
+            (directory / TRACKER).write_text(RELEASE)
+    except OSError as error:
+        raise StorageFailed(f"the checkpoint in {directory} cannot be written: {error}") from error
+    return directory / RELEASE
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise CheckpointInvalid(f"{directory}: another conversion writes there; choose another directory") from None
+    finally:
+        os.close(descriptor)
+
+
+def _is_own(directory: Path, run_id: str | None) -> bool:
+    """Whether this run has written it all before, and was interrupted when it was about to say so."""
+    owner = read_owner(directory)
+    if owner is not None and owner != run_id:
+        raise CheckpointInvalid(f"{directory} is where run {owner} saves: choose another directory")
+    if not (directory / TRACKER).exists() and not (directory / RELEASE).exists():
+        return False
+    if owner is None or not (directory / RELEASE).exists():
+        raise CheckpointInvalid(f"{directory} already holds checkpoints: choose another directory")
+    return True
+
+
+def _write_release(model: HFModel, skeleton: Skeleton, directory: Path, run_id: str | None, tell: Tell) -> None:
+    staging, entries = directory / f".{RELEASE}", layout(model)
+    progress = Progress("written", len(entries), tell)
+    try:
+        shutil.rmtree(staging, ignore_errors=True)  # of a conversion that was killed
+        staging.mkdir()
         with SafetensorsDirectory(model.directory) as weights:
             check_names(model, weights.names())
             places = [each for entry in entries for each in _places(entry, model, skeleton, weights, progress)]
             write_checkpoint(staging, places, _objects(skeleton))
+        if run_id is not None:
+            (directory / OWNER).write_text(json.dumps({"run": run_id}))
         staging.rename(directory / RELEASE)
-        (directory / TRACKER).write_text(RELEASE)
-    except OSError as error:
-        raise StorageFailed(f"the checkpoint in {directory} cannot be written: {error}") from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return directory / RELEASE
 
 
 def _objects(skeleton: Skeleton) -> dict[str, object]:
@@ -84,13 +126,14 @@ def _shape(entry: Entry, model: HFModel, skeleton: Skeleton) -> tuple[int, ...]:
         return tuple(shard(entry, tensors, model, padded_vocab_size=skeleton.padded_vocab_size).shape)
 
 
-def megatron_to_hf(model: HFModel, skeleton: Skeleton, checkpoint: Path, directory: Path) -> Path:
+def megatron_to_hf(
+    model: HFModel, skeleton: Skeleton, checkpoint: Path, directory: Path, *, tell: Tell = to_stderr
+) -> Path:
     """Write the weights of ``checkpoint``, saved under any layout, in the dtype of ``model``'s config, with the other
     files of its directory. Raises CheckpointInvalid or StorageFailed."""
     with CheckpointFile(checkpoint) as stored:
-        return export_hf(
-            model, _from_megatron(model, skeleton, stored, Progress("written", len(layout(model)))), directory
-        )
+        progress = Progress("written", len(layout(model)), tell)
+        return export_hf(model, _from_megatron(model, skeleton, stored, progress), directory)
 
 
 def _from_megatron(
@@ -112,10 +155,10 @@ def read_parameter(entry: Entry, model: HFModel, skeleton: Skeleton, stored: Che
     return tensor
 
 
-def check(model: HFModel, skeleton: Skeleton, checkpoint: Path, directory: Path) -> int:
+def check(model: HFModel, skeleton: Skeleton, checkpoint: Path, directory: Path, *, tell: Tell = to_stderr) -> int:
     """Compare every tensor of a Hugging Face ``directory`` with ``checkpoint``, in the directory's dtypes, bit for bit;
     returns how many there are. Raises CheckpointInvalid, which names the first that differs."""
-    written, progress = replace(model, directory=directory), Progress("compared", len(layout(model)))
+    written, progress = replace(model, directory=directory), Progress("compared", len(layout(model)), tell)
     count = 0
     with CheckpointFile(checkpoint) as stored, SafetensorsDirectory(directory) as weights:
         check_names(written, weights.names())

@@ -2,17 +2,25 @@
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 EVERY_S = 2.0
 
+type Tell = Callable[[str], None]
+
+
+def to_stderr(line: str) -> None:
+    print(line, file=sys.stderr)
+
 
 @dataclass(slots=True)
 class Progress:
-    """Prints to standard error, at most every few seconds, and once at the end."""
+    """Tells it at most every few seconds, and once at the end."""
 
     what: str
     tensors: int
+    tell: Tell
     done: int = 0
     nbytes: int = 0
     _said: float = field(default_factory=time.monotonic)
@@ -22,6 +30,4 @@ class Progress:
         self.nbytes += nbytes
         if self.done == self.tensors or time.monotonic() - self._said > EVERY_S:
             self._said = time.monotonic()
-            print(
-                f"{self.what}: {self.done} of {self.tensors} parameters, {self.nbytes / 2**30:.2f} GiB", file=sys.stderr
-            )
+            self.tell(f"{self.what}: {self.done} of {self.tensors} parameters, {self.nbytes / 2**30:.2f} GiB")
