@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
-from megatron.core.transformer.attention import SelfAttention
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
@@ -14,7 +13,8 @@ from torch import Tensor
 from trainers.megatron.attention import PackedAttention
 from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.latent import PackedLatentAttention
-from trainers.megatron.norm import RMSNorm
+from trainers.megatron.norm import HeadNorm, RMSNorm
+from trainers.megatron.rotation import RotatedAttention
 
 
 def block_of(model: HFModel, config: Any, vp_stage: int | None) -> TransformerBlockSubmodules:
@@ -40,8 +40,10 @@ def _layer(model: HFModel, has_experts: bool) -> ModuleSpec:
         layer.self_attention.module = PackedLatentAttention
         epsilon = model.family.latent_norm_epsilon
         attention.q_layernorm = attention.kv_layernorm = RMSNorm if epsilon is None else partial(_norm, epsilon)
-    elif model.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = RMSNorm
+    else:
+        layer.self_attention.module = RotatedAttention
+        if model.qk_layernorm:
+            attention.q_layernorm = attention.k_layernorm = HeadNorm
     if model.family.sandwich_norms:
         layer.self_attention.module = SandwichedAttention
         layer.mlp = partial(SandwichedMLP.as_mlp_submodule, **layer.mlp.keywords)
@@ -52,7 +54,7 @@ def _norm(epsilon: float, config: Any, hidden_size: int, **_: Any) -> RMSNorm:
     return RMSNorm(config, hidden_size, epsilon)
 
 
-class SandwichedAttention(SelfAttention):
+class SandwichedAttention(RotatedAttention):
     """With a norm after it as well, before the residual is added (as in GLM-4)."""
 
     def __init__(self, config: Any, *args: Any, **kwargs: Any):

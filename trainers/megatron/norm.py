@@ -31,3 +31,11 @@ class RMSNorm(nn.Module):
         """As Megatron's checkpoints ask for. Without it, they take the weight of a norm inside an MLP for one that each
         tensor-parallel rank has of its own."""
         return make_sharded_tensors_for_checkpoint(self.state_dict(keep_vars=True), prefix, {}, sharded_offsets)
+
+
+class HeadNorm(RMSNorm):
+    """Of the heads of queries or of keys: holds the weight for the attention around it, which normalises where it
+    rotates."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x

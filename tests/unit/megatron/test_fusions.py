@@ -1,19 +1,8 @@
 """What replaces Megatron's own slow paths computes the same."""
 
-import pytest
 import torch
-from megatron.core.models.common.embeddings import rope_utils
 
-from trainers.megatron.fusions import l2_norm, rotate, scale
-
-
-@pytest.mark.parametrize("rotated", [16, 8])
-def test_tokens_are_turned_as_megatron_turns_them(rotated: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    t = torch.randn(11, 1, 3, 16, generator=generator)
-    angles = torch.randn(11, 1, 1, rotated // 2, generator=generator).repeat(1, 1, 1, 2)
-    expected = rope_utils._apply_rotary_pos_emb_bshd(t, angles)
-    torch.testing.assert_close(rotate(t, angles.cos(), angles.sin()), expected)
+from trainers.megatron.fusions import l2_norm, scale
 
 
 def test_the_norm_is_that_of_all_tensors_end_to_end() -> None:
