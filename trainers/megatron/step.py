@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ class RolloutTrainer:
     scheduler: OptimizerParamScheduler
     global_batch_size: int
     groups: Groups
-    timing: Timing = field(default_factory=Timing)
+    timing: Timing
     hooks: MegatronHooks | None = None
     """The user's own functions beside the policy's passes and steps."""
 
@@ -87,20 +87,20 @@ class RolloutTrainer:
             pairs = zip(batches, signals, strict=True)
             sums = self._schedule(self._forward, pairs, len(batches), forward_only=False)
             total = self._total(sums, batches[0].loss_mask.device)
-        metrics = self.loss.metrics(total)
         lr = self.optimizer.param_groups[0]["lr"]
-        if not math.isfinite(metrics["loss"]):
-            raise TrainingDiverged(f"the loss is {metrics['loss']} at a learning rate of {lr}: {_DIVERGED}")
         with self.timing("optimizer"):
             updated, norm, _ = self.optimizer.step()  # pyright: ignore[reportGeneralTypeIssues]
-            grad_norm = float(norm)
+        # Asked for last, as a GPU would stand still between the two parts until the answer had come.
+        metrics, grad_norm = self.loss.metrics(total.tolist()), float(norm)
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingDiverged(f"the loss is {metrics['loss']} at a learning rate of {lr}: {_DIVERGED}")
         if not math.isfinite(grad_norm):
             raise TrainingDiverged(f"the gradient's norm is {grad_norm} at a loss of {metrics['loss']}: {_DIVERGED}")
         if updated:
             self.scheduler.step(increment=self.global_batch_size)
         return metrics | {"grad_norm": grad_norm, "lr": float(lr)}
 
-    def _total(self, sums: Sequence[dict[str, Tensor]], device: torch.device) -> list[float]:
+    def _total(self, sums: Sequence[dict[str, Tensor]], device: torch.device) -> Tensor:
         """Over micro-batches and replicas; the last pipeline stage tells the others."""
         pipeline = self.groups.pipeline
         if sums:
@@ -110,7 +110,7 @@ class RolloutTrainer:
             total = torch.zeros(len(self.loss.names), dtype=torch.float64, device=device)
         if pipeline.size() > 1:
             dist.broadcast(total, group=pipeline, group_src=pipeline.size() - 1)
-        return total.tolist()
+        return total
 
     def _forward(
         self, pairs: Iterator[tuple[MicroBatch, Signals]], module: nn.Module
