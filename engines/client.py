@@ -17,6 +17,8 @@ from engines.turns import Turns
 from engines.types import FinishReason, Generation
 
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
+_LOST_BEHIND_ROUTER = b'"call_upstream_'
+"""In a router's answer of status 500: its connection to the engine broke."""
 _RETRY_WINDOW_S = 60.0
 """How long a request that reached no engine is tried again: a router that restarts, an engine that is swapped."""
 _ABORTS_AT_ONCE = 64
@@ -155,7 +157,7 @@ class GenerateClient:
                 content = await reply.read()
         except aiohttp.ClientError as error:
             raise _Unreachable(repr(error)) from error
-        if reply.status in _RETRIED_STATUS:
+        if reply.status in _RETRIED_STATUS or (reply.status == 500 and _LOST_BEHIND_ROUTER in content):
             raise _Unreachable(f"status {reply.status}: {content[:500].decode(errors='replace')}")
         if reply.status >= 400:
             raise EngineRefused(f"status {reply.status} to {path}: {content[:2000].decode(errors='replace')}")

@@ -186,6 +186,9 @@ def _server_environment(hardware: Hardware, own: Mapping[str, str], *, grpc_port
             "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION": "0",
             # Unset, SGLang takes its port plus 10000 and stops when that is none, though it opens no gRPC at all.
             "SGLANG_GRPC_PORT": str(grpc_port),
+            # The router keeps connections for later. One that the server closes first may take a request along, just
+            # as it is sent: after a pause of as long as the server's patience, which a train step can well be.
+            "SGLANG_TIMEOUT_KEEP_ALIVE": "3600",
             "HF_HUB_OFFLINE": os.environ.get("HF_HUB_OFFLINE", "1"),
             "PYTHONUNBUFFERED": "1",
         }

@@ -102,10 +102,14 @@ async def test_a_busy_or_broken_connection_is_tried_again_under_a_new_id(server:
     def drop(body: dict[str, Any]) -> web.Response:
         raise asyncio.CancelledError  # aiohttp closes the connection without an answer
 
-    server.script = [lambda _: web.Response(status=503, text="no workers"), drop, good]
+    def broken_behind_router(body: dict[str, Any]) -> web.Response:
+        error = {"type": "Internal Server Error", "code": "call_upstream_request_error", "message": "error sending"}
+        return web.json_response({"error": error}, status=500)
+
+    server.script = [lambda _: web.Response(status=503, text="no workers"), drop, broken_behind_router, good]
     async with client(server) as to:
         assert (await to.generate([1], SAMPLING, rid="r")).output_ids == [11, 12]
-    assert [body["rid"] for body in server.seen] == ["r~0", "r~1", "r~2"]
+    assert [body["rid"] for body in server.seen] == ["r~0", "r~1", "r~2", "r~3"]
 
 
 async def test_retries_end(server: Server) -> None:
