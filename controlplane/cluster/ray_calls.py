@@ -2,7 +2,7 @@
 
 It lives as long as its stdin. The control plane imports Ray here and in ``ray_head.py`` alone.
 """
-# pyright: standard, reportArgumentType=false
+# pyright: standard, reportArgumentType=false, reportAttributeAccessIssue=false
 # Ray's interface is untyped in parts, and wrong in others.
 
 import contextlib
@@ -21,6 +21,7 @@ from typing import Any, TextIO
 
 import ray
 from ray._private import state as gcs  # what Ray knows of actors that are dead, and why
+from ray.core.generated.gcs_pb2 import ActorTableData
 from ray.exceptions import RayError
 from ray.util.placement_group import get_placement_group, placement_group_table, remove_placement_group
 
@@ -34,11 +35,11 @@ RELEASE_WAIT_S = 2.0
 _PR_SET_PDEATHSIG = 1
 
 _STATUS = {
-    "DEPENDENCIES_UNREADY": DriverStatus.PENDING,
-    "PENDING_CREATION": DriverStatus.PENDING,
-    "RESTARTING": DriverStatus.PENDING,
-    "ALIVE": DriverStatus.ALIVE,
-    "DEAD": DriverStatus.DEAD,
+    ActorTableData.DEPENDENCIES_UNREADY: DriverStatus.PENDING,
+    ActorTableData.PENDING_CREATION: DriverStatus.PENDING,
+    ActorTableData.RESTARTING: DriverStatus.PENDING,
+    ActorTableData.ALIVE: DriverStatus.ALIVE,
+    ActorTableData.DEAD: DriverStatus.DEAD,
 }
 
 
@@ -75,10 +76,10 @@ def start_driver(name: str, launch: dict[str, Any], env_vars: dict[str, str]) ->
 
 
 def observe(name: str) -> dict[str, str]:
-    found = _actor(name)
+    found = _latest(name, _actors())
     if found is None:
         return {"status": DriverStatus.ABSENT, "detail": ""}
-    status = _STATUS[found["State"]]
+    status = _STATUS[found.state]
     detail = ""
     if status is DriverStatus.PENDING:
         detail = "Ray has not started its process yet"
@@ -106,34 +107,37 @@ def describe() -> str:
     return ", ".join([f"{len(nodes)} node{'s' if len(nodes) != 1 else ''}", *parts])
 
 
-def _actor(name: str) -> dict[str, Any] | None:
-    """The latest actor of that name, dead ones included."""
-    try:
-        actor_id = ray.get_actor(name, namespace=NAMESPACE)._actor_id.hex()
-        return gcs.actors(actor_id) or None
-    except ValueError:
-        named = [each for each in gcs.actors().values() if each["Name"] == name]
-        return max(named, key=lambda each: each["Timestamp"], default=None)
+def _actors() -> list[Any]:
+    """All that the cluster has had, dead ones included."""
+    accessor: Any = gcs.state._connect_and_get_accessor()
+    return [ActorTableData.FromString(each) for each in accessor.get_actor_table(None, None)]
+
+
+def _latest(name: str, actors: list[Any]) -> Any:
+    """The actor of that name that was made last; None where there was none."""
+    return max((each for each in actors if each.name == name), key=lambda each: each.timestamp, default=None)
 
 
 def _is_gone(name: str) -> bool:
-    found = _actor(name)
-    if found is not None:
-        if found["State"] != "DEAD":
-            return False
-        worker = found["Address"].get("WorkerID")
-        owned = (each for each in gcs.actors().values() if worker and each["OwnerAddress"].get("WorkerID") == worker)
-        if any(each["State"] != "DEAD" for each in owned):
-            return False
+    """Whether the processes of the driver and of the actors that it owned have ended, and their places are free. Ray
+    calls an actor dead when it has decided to kill it."""
+    actors = _actors()
+    if (driver := _latest(name, actors)) is not None:
+        worker = driver.address.worker_id
+        owned = [each for each in actors if worker and each.owner_address.worker_id == worker]
+        nodes, processes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}, gcs.workers()
+        for each in (driver, *owned):
+            if each.state != ActorTableData.DEAD:
+                return False
+            if each.address.node_id.hex() in nodes and each.address.worker_id.hex() in processes:
+                return False
     groups: dict[str, Any] = placement_group_table()
     return all(group["state"] == "REMOVED" for group in groups.values() if group["name"] == name)
 
 
-def _death(actor: dict[str, Any]) -> str:
+def _death(actor: Any) -> str:
     """The last words of Ray's account, on one line; the account of a failed constructor ends with the error."""
-    cause = actor.get("DeathCause")
-    if cause is None:
-        return ""
+    cause = actor.death_cause
     kind = cause.WhichOneof("context")
     if kind == "creation_task_failure_context":
         text = cause.creation_task_failure_context.formatted_exception_string

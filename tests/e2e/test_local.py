@@ -235,6 +235,9 @@ async def test_a_driver_outlives_who_started_it_and_takes_what_it_owns_along(
     assert all(Path(f"/proc/{facts[who]}").exists() for who in ("driver", "rank"))
     await until_free(cluster, taken=1)
 
+    os.kill(facts["rank"], signal.SIGSTOP)  # as one that is slow to die
+    assert not await cluster.release("job-a-1"), "what the driver owned has not ended yet"
+    os.kill(facts["rank"], signal.SIGCONT)
     async with asyncio.timeout(30):
         while not await cluster.release("job-a-1"):
             pass
