@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from engines.network import free_port
 from trainers.config import RunConfig
 from trainers.megatron.rank import Rank
 from trainers.protocols import MicroBatchPlan, TrainBatch, TrainSample
@@ -67,7 +66,6 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, Any]:
         rank=0,
         world_size=1,
         device="cuda",
-        init_method=f"tcp://127.0.0.1:{free_port('127.0.0.1')}",
         begin=None,
     )
     batch = _batch(options)

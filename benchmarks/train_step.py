@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from engines.network import free_port
 from trainers.config import RunConfig
 from trainers.megatron.device import megatron_device
 from trainers.megatron.packing import MicroBatch, pack
@@ -56,7 +55,6 @@ def measure(options: argparse.Namespace, model: Path) -> dict[str, Any]:
         rank=0,
         world_size=1,
         device=options.device,
-        init_method=f"tcp://127.0.0.1:{free_port('127.0.0.1')}",
         begin=None,
     )
     batch = _batch(options)

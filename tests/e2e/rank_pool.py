@@ -9,7 +9,6 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from engines.network import free_port
 from trainers.config import RunConfig
 from trainers.megatron.start import Checkpoint
 from trainers.protocols import StepStats, TrainBatch
@@ -36,7 +35,7 @@ class Outcome:
     """Of each batch before it is trained on: [R] per sample of this rank, in the plan's order."""
 
 
-def _perform(task: Task, rank: int, world_size: int, port: int) -> Outcome:
+def _perform(task: Task, rank: int, world_size: int, init_method: str | None) -> Outcome:
     from trainers.megatron.rank import Rank
 
     trainer = Rank(
@@ -45,7 +44,7 @@ def _perform(task: Task, rank: int, world_size: int, port: int) -> Outcome:
         rank=rank,
         world_size=world_size,
         device="cpu",
-        init_method=f"tcp://127.0.0.1:{port}",
+        init_method=init_method,
         begin=task.begin,
     )
     outcome = Outcome()
@@ -71,11 +70,19 @@ def _perform(task: Task, rank: int, world_size: int, port: int) -> Outcome:
 def _serve(rank: int, pipe: Connection) -> None:
     import torch
 
+    from trainers.megatron.rendezvous import meeting_place
+
     torch.set_num_threads(1)
-    while (order := pipe.recv()) is not None:
-        task, world_size, port = order
+    while (task := pipe.recv()) is not None:
         try:
-            pipe.send(task(rank, world_size, port) if callable(task) else _perform(task, rank, world_size, port))
+            world_size, init_method = task.config.resources.train_world_size, None
+            if world_size > 1 and rank == 0:
+                _store, init_method = meeting_place("127.0.0.1")  # held until all have done their task
+                pipe.send(init_method)
+            if world_size > 1:
+                init_method = pipe.recv()
+            where = rank, world_size, init_method
+            pipe.send(task(*where) if callable(task) else _perform(task, *where))
         except BaseException as error:
             import traceback
 
@@ -108,12 +115,17 @@ class RankPool:
 
     def run(self, task: Any, *, timeout_s: float = 120.0) -> list[Any]:
         """What each rank's process makes of a Task, an Outcome, or of another picklable callable with a config, which
-        is given (rank, world size, port). Raises AssertionError with what the ranks said, or when one has not
+        is given (rank, world size, init method). Raises AssertionError with what the ranks said, or when one has not
         answered."""
         world_size = task.config.resources.train_world_size
-        pipes, port = self._pipes[:world_size], free_port("127.0.0.1")
+        pipes = self._pipes[:world_size]
         for pipe in pipes:
-            pipe.send((task, world_size, port))
+            pipe.send(task)
+        if world_size > 1:
+            assert pipes[0].poll(timeout_s), "rank 0 has not opened a meeting place"
+            init_method = pipes[0].recv()
+            for pipe in pipes:
+                pipe.send(init_method)
         answers: dict[int, Any] = {}
         deadline = monotonic() + timeout_s
         while len(answers) < world_size:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from engines.network import free_port
 from engines.types import Sample, SampleStatus
 from tests.e2e.naive_algorithms import NaiveAlgorithm
-from tests.e2e.two_ranks import Case, train_on_two_ranks
+from tests.e2e.rank_pool import RankPool, Task
 from trainers.batch import build_train_batch
 from trainers.config import RunConfig
 from trainers.errors import PluginInvalid, RolloutFailed
@@ -124,8 +123,7 @@ def batch_of(config: RunConfig, rollout_id: int, groups: list[list[Sample]]) -> 
 
 @contextmanager
 def single_rank(config: RunConfig, begin: Checkpoint | None = None) -> Iterator[Rank]:
-    init_method = f"tcp://127.0.0.1:{free_port('127.0.0.1')}"
-    rank = Rank(config, run_id="test", rank=0, world_size=1, device="cpu", init_method=init_method, begin=begin)
+    rank = Rank(config, run_id="test", rank=0, world_size=1, device="cpu", begin=begin)
     try:
         yield rank
     finally:
@@ -234,32 +232,35 @@ SPREAD = ["ppo", "dpo", "grpo by trajectory with a moving reference"]
 
 
 def test_two_ranks_in_either_layout_train_like_one(tiny_model: Path) -> None:
-    cases: list[Case] = []
-    expected: list[list[StepStats]] = []
+    cases: list[tuple[Task, list[StepStats]]] = []
 
-    def case(spec: dict[str, Any]) -> Case:
+    def case(spec: dict[str, Any]) -> Task:
         config = RunConfig.model_validate(spec)
         sizes = {"global_batch_size": config.global_batch_size, "data_parallel_size": config.data_parallel_size}
         groups = [rollout(config, rollout_id) for rollout_id in range(2)]
-        return config, [
-            build_train_batch(rollout_id, each, config.algorithm, **sizes, max_tokens=40)
-            for rollout_id, each in enumerate(groups)
-        ]
+        return Task(
+            config,
+            [
+                build_train_batch(rollout_id, each, config.algorithm, **sizes, max_tokens=40)
+                for rollout_id, each in enumerate(groups)
+            ],
+        )
 
     for name in SPREAD:
         spec = run_config(tiny_model, ALGORITHMS[name]).model_dump()
         spec["algorithm"] |= {"normalize_advantages": True} if name == "ppo" else {}
         spec["trainer"]["global_batch_size"] = 12 if name == "dpo" else 6  # pairs, too, can be halved
-        config, batches = case(spec)
-        with single_rank(config) as rank:
-            of_one = [rank.step(batch) for batch in batches]
+        alone = case(spec)
+        with single_rank(alone.config) as rank:
+            of_one = [rank.step(batch) for batch in alone.batches]
         for layout in LAYOUTS:
             resources = spec["resources"] | {"actor_num_gpus_per_node": 2}
-            cases.append(case(spec | {"resources": resources, "trainer": spec["trainer"] | layout}))
-            expected.append(of_one)
-    found = train_on_two_ranks(cases, timeout_s=240)
-    for mine, theirs in zip(found, expected, strict=True):
-        for stats, reference in zip(mine, theirs, strict=True):
+            cases.append((case(spec | {"resources": resources, "trainer": spec["trainer"] | layout}), of_one))
+    with RankPool(2) as pool:
+        found = [(pool.run(task), of_one) for task, of_one in cases]
+    for (first, second), of_one in found:
+        assert [stats.losses for stats in first.stats] == [stats.losses for stats in second.stats]
+        for stats, reference in zip(first.stats, of_one, strict=True):
             assert stats.losses == pytest.approx(reference.losses, rel=2e-4, abs=1e-5)
             assert stats.grad_norms == pytest.approx(reference.grad_norms, rel=5e-4)
             of_critic = {name: value for name, value in reference.metrics.items() if name.startswith("critic/")}

@@ -35,7 +35,7 @@ class Convert:
     arguments: tuple[str, ...]
     config: RunConfig
 
-    def __call__(self, rank: int, world_size: int, port: int) -> tuple[int, str, int]:
+    def __call__(self, rank: int, world_size: int, init_method: str | None) -> tuple[int, str, int]:
         from trainers.megatron.convert.__main__ import main
 
         said = io.StringIO()
@@ -53,7 +53,7 @@ class Compare:
     other: Path
     config: RunConfig
 
-    def __call__(self, rank: int, world_size: int, port: int) -> tuple[str]:
+    def __call__(self, rank: int, world_size: int, init_method: str | None) -> tuple[str]:
         from trainers.megatron.convert.convert import check
         from trainers.megatron.convert.skeleton import skeleton
 

@@ -71,7 +71,7 @@ class Examine:
     export_after: Path | None = None
     begin: Checkpoint | None = None
 
-    def __call__(self, rank: int, world_size: int, port: int) -> "Findings":
+    def __call__(self, rank: int, world_size: int, init_method: str | None) -> "Findings":
         from trainers.megatron.rank import Rank
 
         trainer = Rank(
@@ -80,7 +80,7 @@ class Examine:
             rank=rank,
             world_size=world_size,
             device="cpu",
-            init_method=f"tcp://127.0.0.1:{port}",
+            init_method=init_method,
             begin=self.begin,
         )
         found = Findings()

@@ -269,7 +269,7 @@ class FillingDisk:
     full_rank: int
     method: str
 
-    def __call__(self, rank: int, world_size: int, port: int) -> list[str]:
+    def __call__(self, rank: int, world_size: int, init_method: str | None) -> list[str]:
         from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
         from trainers.megatron.rank import Rank
@@ -277,7 +277,7 @@ class FillingDisk:
         def full(*_: Any, **__: Any) -> Any:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        where = {"rank": rank, "world_size": world_size, "init_method": f"tcp://127.0.0.1:{port}"}
+        where = {"rank": rank, "world_size": world_size, "init_method": init_method}
         trainer = Rank(self.config, run_id="test", device="cpu", begin=None, **where)
         try:
             with (

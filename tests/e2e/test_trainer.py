@@ -29,7 +29,6 @@ from transformers import (
 
 from engines.config import ResourcesConfig
 from engines.hardware import CPU
-from engines.network import free_port
 from engines.placement import reserve
 from trainers.config import RunConfig
 from trainers.errors import CheckpointInvalid, ConfigInvalid, ModelInvalid, StorageFailed, TrainerLost
@@ -139,7 +138,6 @@ def single_rank(config: RunConfig, begin: Checkpoint | None = None) -> Iterator[
         rank=0,
         world_size=1,
         device="cpu",
-        init_method=f"tcp://127.0.0.1:{free_port('127.0.0.1')}",
         begin=begin,
     )
     try:
@@ -336,7 +334,6 @@ def test_a_checkpoint_of_another_model_is_refused(models: dict[str, Path], tmp_p
             rank=0,
             world_size=1,
             device="cpu",
-            init_method=f"tcp://127.0.0.1:{free_port('127.0.0.1')}",
             begin=Checkpoint(tmp_path, 0),
         )
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from engines.hardware.base import Hardware
-from engines.network import free_port
 from engines.protocols import WeightReceiver
 from trainers.config import RunConfig
 from trainers.megatron.start import Checkpoint
 from trainers.protocols import StepStats, TrainBatch, TrainerState
 
 if TYPE_CHECKING:
+    from torch._C._distributed_c10d import TCPStore
+
     from trainers.megatron.rank import Rank
     from trainers.weights.collective import CollectiveSender, SyncStats
 
@@ -43,6 +44,7 @@ class TrainRank:
     def __init__(self, launch: RankLaunch):
         self._launch = launch
         self._rank: Rank | None = None
+        self._store: TCPStore | None = None
         self._sender: CollectiveSender | None = None
         self._loop = asyncio.new_event_loop()
         _log_to(launch.log)
@@ -52,9 +54,11 @@ class TrainRank:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def rendezvous(self) -> str:
-        """Where all ranks meet: rank 0's host, and a port of its own."""
-        host = _node_ip()
-        return f"tcp://{host}:{free_port(host)}"
+        """Where all ranks meet: on rank 0's host."""
+        from trainers.megatron.rendezvous import meeting_place
+
+        self._store, init_method = meeting_place(_node_ip())
+        return init_method
 
     def describe(self) -> dict[str, Any]:
         return {"rank": self._launch.rank, "pid": os.getpid(), "host": _node_ip(), "log": str(self._launch.log)}

@@ -59,16 +59,16 @@ class Rank:
         rank: int,
         world_size: int,
         device: DeviceType,
-        init_method: str,
+        init_method: str | None = None,
         begin: Checkpoint | None,
     ):
         """Meet the other ranks, build the model and load ``begin``, or the Hugging Face weights when it is None.
 
-        ``init_method`` as in ``torch.distributed.init_process_group``. Raises ConfigInvalid, ModelInvalid,
-        CheckpointInvalid or TrainerLost.
+        ``init_method`` as in ``torch.distributed.init_process_group``; a rank that is alone needs none. Raises
+        ConfigInvalid, ModelInvalid, CheckpointInvalid or TrainerLost.
         """
         self._device: DeviceType = device
-        self._timing = Timing()
+        self._timing = Timing(device)
         self._global_batch_size = config.global_batch_size
         self._trained: list[Any] = []
         self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)

@@ -14,13 +14,14 @@ from megatron.core.num_microbatches_calculator import destroy_num_microbatches_c
 from megatron.core.rerun_state_machine import RerunMode, destroy_rerun_state_machine, initialize_rerun_state_machine
 from megatron.training.global_vars import destroy_global_vars, set_global_variables
 from megatron.training.initialize import _set_random_seed
+from torch._C._distributed_c10d import HashStore
 
 from trainers.errors import TrainerLost
 
 
-def join(args: argparse.Namespace, *, init_method: str, timeout_s: float) -> None:
-    """Meet the other ranks. Raises TrainerLost when they have not come within ``timeout_s``; that also bounds any
-    later collective."""
+def join(args: argparse.Namespace, *, init_method: str | None, timeout_s: float) -> None:
+    """Meet the other ranks; without ``init_method``, be a world of one. Raises TrainerLost when they have not come
+    within ``timeout_s``; that also bounds any later collective."""
     args.local_rank = 0  # each rank sees its own GPU alone
     if args.distributed_backend == "nccl":
         torch.cuda.set_device(args.local_rank)
@@ -28,13 +29,14 @@ def join(args: argparse.Namespace, *, init_method: str, timeout_s: float) -> Non
         dist.init_process_group(
             args.distributed_backend,
             init_method=init_method,
+            store=HashStore() if init_method is None else None,
             rank=args.rank,
             world_size=args.world_size,
             timeout=timedelta(seconds=timeout_s),
         )
     except dist.DistError as error:
         raise TrainerLost(
-            f"rank {args.rank} waited {timeout_s:.0f} s for {args.world_size} ranks at {init_method}: {error}"
+            f"rank {args.rank} did not meet {args.world_size} ranks at {init_method} in {timeout_s:.0f} s: {error}"
         ) from error
     set_global_variables(args, build_tokenizer=False)
     parallel_state.initialize_model_parallel(

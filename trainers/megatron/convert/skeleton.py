@@ -13,7 +13,6 @@ from megatron.core.process_groups_config import ProcessGroupCollection
 from megatron.training.checkpointing import _build_sharded_state_dict_metadata
 from torch import Tensor
 
-from engines.network import free_port
 from trainers.megatron import world
 from trainers.megatron.args import parse_options
 from trainers.megatron.device import megatron_device
@@ -61,7 +60,7 @@ def skeleton(model: HFModel) -> Iterator[Skeleton]:
     """Joins a world of one process for as long as it is used."""
     args = parse_options(_options(model), rank=0, world_size=1, device="cpu")
     with megatron_device("cpu"):
-        world.join(args, init_method=f"tcp://127.0.0.1:{free_port('127.0.0.1')}", timeout_s=60)
+        world.join(args, init_method=None, timeout_s=60)
         try:
             yield _build(model, args)
         finally:
