@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +93,14 @@ class Service:
                 continue  # ended meanwhile
             if token in environment and any(word in command for word in words):
                 found[int(entry.name)] = command
+        return found
+
+    async def left_behind(self) -> dict[int, str]:
+        """What jobs still run once they have ended. Of a process that was still starting, Ray says that it is dead a
+        moment before its signal has come through."""
+        deadline = time.monotonic() + 5
+        while (found := self.job_processes()) and time.monotonic() < deadline:
+            await asyncio.sleep(0.1)
         return found
 
     def job_processes(self) -> dict[int, str]:

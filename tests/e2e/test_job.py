@@ -101,7 +101,7 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(
         assert (await http.post(f"/v1/jobs/{job_id}/finish")).status_code == 202
     job = await service.ended(job_id, 60)
     assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
-    assert not service.job_processes()
+    assert not await service.left_behind()
 
     # The same rollouts again, without engines: the same losses, bit for bit.
     replayed = spec(
@@ -132,7 +132,7 @@ async def test_the_generating_half_runs_by_itself(service: Service, task: Path, 
     assert [row["weight_version"] for row in await service.rows(job_id, "evaluations")] == [0]
     assert not await service.rows(job_id, "checkpoints")
     assert len(load_rollout(tmp_path, 1)) == job_spec(task)["rollout"]["rollout_batch_size"]
-    assert not service.job_processes()
+    assert not await service.left_behind()
 
 
 async def test_a_job_calls_the_users_functions_and_trains_on_games_of_several_turns(
@@ -192,7 +192,7 @@ async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_kil
     saved = [row for row in await service.rows(job_id, "checkpoints") if row["format"] == "megatron"]
     assert saved[-1]["rollout_id"] == rollouts - 1
     assert all((Path(row["path"]) / "manifest.json").is_file() for row in saved)
-    assert not service.job_processes()
+    assert not await service.left_behind()
 
 
 async def test_a_cancelled_job_leaves_nothing_running(service: Service, task: Path) -> None:
@@ -202,7 +202,7 @@ async def test_a_cancelled_job_leaves_nothing_running(service: Service, task: Pa
         assert (await http.post(f"/v1/jobs/{job_id}/cancel")).status_code == 202
     job = await service.ended(job_id, 90)
     assert (job["state"], job["end_reason"]) == ("cancelled", "cancelled_by_user"), job
-    assert not service.job_processes()
+    assert not await service.left_behind()
 
 
 def _malformed(task: Path, directory: Path) -> dict[str, Any]:
@@ -253,4 +253,4 @@ async def test_bad_input_fails_the_job_with_a_reason_and_its_text(
     assert (job["state"], job["end_reason"]) == ("failed", reason), job
     assert words in job["end_detail"]
     assert job["attempt"] == 1
-    assert not service.job_processes()
+    assert not await service.left_behind()
