@@ -25,7 +25,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	echo "· environment: $(VENV), from $$python"; \
 	[ -x $(PYTHON) ] || "$$python" -m venv $(VENV); \
 	[ -x $(UV) ] || $(PYTHON) -m pip install --quiet uv; \
-	echo "· packages: $$(grep -c == requirements.lock) from requirements.lock; about 4 GB to download if this machine has none of them (torch and CUDA's libraries are most of it), 12 GB installed"; \
+	echo "· packages: $$(grep -c == requirements.lock) from requirements.lock; about 4 GB to download if this machine has none of them (torch and CUDA's libraries are most of it), 12 GB installed, compiled so that every process starts quickly"; \
 	$(UV) pip sync --quiet --compile-bytecode --python $(PYTHON) requirements.lock & pid=$$!; \
 	trap 'kill $$pid 2>/dev/null || true' EXIT; SECONDS=0; \
 	while kill -0 $$pid 2>/dev/null; do sleep 1; \
