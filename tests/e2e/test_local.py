@@ -160,7 +160,7 @@ def test_weights_are_converted_by_jobs(home: Home, tiny_model: Path, tmp_path: P
     home.rollway("cancel", cancelled)
 
     said = home.rollway(*to_megatron, str(megatron), "--check", "--submit", "--follow")
-    assert "written: " in said and "tensors agree bit for bit" in said and "succeeded (finished)" in said
+    assert "tensors agree bit for bit" in said and "succeeded (finished)" in said
     assert (megatron / "latest_checkpointed_iteration.txt").read_text() == "release"
     from_megatron = ["convert", "megatron-to-hf", "--load", str(megatron), "--hf-checkpoint", str(tiny_model)]
     job_id = home.rollway(*from_megatron, "--save", str(back), "--submit").strip()
@@ -172,7 +172,7 @@ def test_weights_are_converted_by_jobs(home: Home, tiny_model: Path, tmp_path: P
     [found] = home.get(f"/v1/jobs/{job_id}/checkpoints").json()["items"]
     assert (found["format"], found["path"]) == ("hf", str(back))
     events = [event["type"] for event in home.get(f"/v1/jobs/{job_id}/events").json()["items"]]
-    assert "conversion_progress" in events and "converted" in events
+    assert "converted" in events
     eventually(lambda: home.get(f"/v1/jobs/{cancelled}").json()["state"] == "cancelled", "the cancelled job's end")
     assert not (given_up / "release").exists() and not (given_up / ".release").exists()
 
