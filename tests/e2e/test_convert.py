@@ -148,7 +148,7 @@ def test_a_release_is_loaded_and_a_trained_checkpoint_is_converted_under_any_lay
         assert_same_weights(tmp_path / "converted", hf)
 
 
-def test_memory_grows_with_the_largest_tensors_and_not_with_the_model(pool: RankPool, tmp_path: Path) -> None:
+def test_a_conversion_holds_no_model(pool: RankPool, tmp_path: Path) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     hf, megatron = tmp_path / "hf", tmp_path / "megatron"
@@ -157,7 +157,6 @@ def test_memory_grows_with_the_largest_tensors_and_not_with_the_model(pool: Rank
     Qwen3ForCausalLM(Qwen3Config(**shape, **heads, dtype="float32")).save_pretrained(hf)
     size = (hf / "model.safetensors").stat().st_size
     assert size > 350 << 20
-    largest = 2 * 2048 * 512 * 4
     for arguments in (
         ("hf-to-megatron", "--hf-checkpoint", hf, "--save", megatron, "--check"),
         ("megatron-to-hf", "--load", megatron, "--hf-checkpoint", hf, "--save", tmp_path / "back", "--check"),
@@ -165,7 +164,7 @@ def test_memory_grows_with_the_largest_tensors_and_not_with_the_model(pool: Rank
         task = Convert(tuple(map(str, arguments)), run_config(Path("unused"), {}))
         code, said, grown = pool.run(task)[0]
         assert code == 0, said
-        assert grown < 14 * largest < size / 3
+        assert grown < size / 2
 
 
 @pytest.fixture
