@@ -57,7 +57,8 @@ def run(rollway: Rollway, spec: dict[str, Any], questions: list[str]) -> Job:
     rewards = [step.value("reward") or 0.0 for step in rollway.steps(job.id)]
     out.print("\n[bold]Mean reward[/]\n")
     out.print(curve(rewards), style="green")
-    out.print(f"\n[bold]Asking the trained policy[/] through {job.openai_base_url}/chat/completions\n")
+    url = f"{job.openai_base_url}/chat/completions"
+    out.print(f"\n[bold]Asking the trained policy[/] through {url}\n", soft_wrap=True)
     for question in questions:
         answer = rollway.chat(job.id, [{"role": "user", "content": question}], temperature=0, max_tokens=32)
         out.print(f"  {question} [bold]{answer}[/]")
