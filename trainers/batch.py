@@ -43,6 +43,7 @@ def build_train_batch(
     max_tokens: int | None = None,
     micro_batch_size: int | None = None,
     multiple_of: int = 1,
+    tokens_padded_to: int = 1,
     outcomes: Sequence[Sequence[float]] | None = None,
 ) -> TrainBatch:
     """Check the samples, turn rewards into what the algorithm makes of them, and plan the micro-batches.
@@ -53,7 +54,8 @@ def build_train_batch(
     makes of the rewards; those of samples without a reward are not used.
 
     Raises :class:`RolloutFailed` for a sample that contradicts itself, a rollout with nothing to learn from,
-    :class:`ConfigInvalid` for steps that would part pairs. The sizes are those of :func:`plan_micro_batches`.
+    :class:`ConfigInvalid` for steps that would part pairs. The sizes are those of :func:`plan_micro_batches`, where a
+    sample counts as many tokens as it has once padded.
     """
     samples = [sample for group in groups for sample in group]
     for sample in samples:
@@ -78,7 +80,7 @@ def build_train_batch(
     if paired:
         _check_pairs(rollout_id, groups, global_batch_size)
     width = 2 if paired else 1
-    lengths = [len(sample.tokens) for sample in train_samples]
+    lengths = [-(-len(sample.tokens) // tokens_padded_to) * tokens_padded_to for sample in train_samples]
     plan = plan_micro_batches(
         [sum(lengths[i : i + width]) for i in range(0, len(lengths), width)],
         global_batch_size=global_batch_size // width,

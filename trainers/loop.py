@@ -59,6 +59,7 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
                 max_tokens=config.trainer.max_tokens_per_micro_batch,
                 micro_batch_size=config.trainer.samples_per_micro_batch,
                 multiple_of=config.trainer.micro_batch_multiple,
+                tokens_padded_to=config.trainer.tokens_padded_to,
                 outcomes=outcomes,
             )
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from engines.types import Sample, SampleStatus
+from tests.e2e.family_models import build_family_model
 from tests.e2e.naive_algorithms import NaiveAlgorithm
 from tests.e2e.rank_pool import RankPool, Task
 from trainers.batch import build_train_batch
@@ -166,6 +167,21 @@ def test_a_resumed_run_has_its_companions_back(name: str, tiny_model: Path, tmp_
         expected: StepStats = rank.step(batches[2])
     with single_rank(config, Checkpoint(tmp_path, 1)) as rank:
         assert rank.step(batches[2]) == expected
+
+
+def test_a_reference_keeps_its_own_choice_of_experts(tmp_path: Path) -> None:
+    build_family_model("moonlight", tmp_path)
+    with single_rank(run_config(tmp_path, {"kl": {"loss_coef": 0.1}})) as rank:
+        biases = {name: tensor for name, tensor in rank._parameters.items() if name.endswith("expert_bias")}
+        before = {name: tensor.clone() for name, tensor in biases.items()}
+        assert biases
+        for tensor in biases.values():
+            tensor += 1.0
+        reference = rank._roles._reference
+        assert reference is not None
+        with reference.weights.swapped():
+            assert all(torch.equal(tensor, before[name]) for name, tensor in biases.items())
+        assert all(torch.equal(tensor, before[name] + 1.0) for name, tensor in biases.items())
 
 
 def test_the_old_policy_is_the_one_that_generated_when_training_has_gone_on_since(tiny_model: Path) -> None:

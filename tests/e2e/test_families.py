@@ -35,6 +35,12 @@ EXPERT_LAYOUTS: dict[str, dict[str, Any]] = {
     "TP2 EP2": {TP: 2, EP: 2, ETP: 1} | SP,
     "PP2": {PP: 2},
 }
+FURTHER_LAYOUTS: dict[str, dict[str, Any]] = {
+    "CP2": {"context_parallel_size": 2},
+    "DP2 recompute": {
+        "megatron": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    },
+}
 LENGTHS = (13, 30, 7)
 
 
@@ -241,7 +247,7 @@ def test_experts_that_are_themselves_split_are_put_together_again(
 
 @pytest.mark.parametrize("name", ["qwen3-moe", "glm4", "deepseek-v3", "moonlight"])
 def test_two_ranks_train_like_one(name: str, pool: RankPool, references: dict[str, Reference]) -> None:
-    layouts = EXPERT_LAYOUTS if has_experts(name) else DENSE_LAYOUTS
+    layouts = (EXPERT_LAYOUTS if has_experts(name) else DENSE_LAYOUTS) | FURTHER_LAYOUTS
     expected, *_ = pool.run(Examine(run_config(references[name].directory, {}), forward=False, steps=2))
     for layout in layouts.values():
         for found in pool.run(Examine(run_config(references[name].directory, layout), forward=False, steps=2)):

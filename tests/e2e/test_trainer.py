@@ -355,6 +355,56 @@ def test_either_format_is_recognised_when_it_is_loaded_whatever_is_saved(
     assert found.grad_norms == expected.grad_norms
 
 
+@pytest.mark.parametrize("format", ["torch", "torch_dist"])
+@pytest.mark.parametrize("tracker", ["1", "release", None])
+def test_an_earlier_checkpoint_is_loaded_whole_whatever_the_tracker_says(
+    tracker: str | None, format: str, models: dict[str, Path], tmp_path: Path
+) -> None:
+    config = run_config(models["qwen3"], checkpoint={"format": format})
+    with single_rank(config) as rank:
+        rank.step(make_batch(config, 0))
+        rank.save(0, tmp_path, {"data": 0})
+        expected = [rank.step(make_batch(config, rollout_id)) for rollout_id in (1, 2)]
+        rank.save(1, tmp_path, {"data": 1})
+    named = tmp_path / "latest_checkpointed_iteration.txt"
+    assert named.read_text() == "1"
+    named.unlink() if tracker is None else named.write_text(tracker)
+    with single_rank(config, Checkpoint(tmp_path, 0)) as rank:
+        assert (rank.state.next_rollout_id, rank.state.extra_state) == (1, {"data": 0})
+        assert [rank.step(make_batch(config, rollout_id)) for rollout_id in (1, 2)] == expected
+
+
+@pytest.mark.parametrize("format", ["torch", "torch_dist"])
+def test_a_run_that_saves_no_optimizer_can_be_resumed(format: str, models: dict[str, Path], tmp_path: Path) -> None:
+    trainer = {"megatron": {"no_save_optim": True}}
+    config = run_config(models["qwen3"], checkpoint={"format": format}, trainer=trainer)
+    with single_rank(config) as rank:
+        rank.step(make_batch(config, 0))
+        rank.save(0, tmp_path, {"data": 0})
+        expected = rank.step(make_batch(config, 1))
+    with single_rank(config, Checkpoint(tmp_path, 0)) as rank:
+        assert (rank.state.next_rollout_id, rank.state.extra_state) == (1, {"data": 0})
+        assert rank.step(make_batch(config, 1)).losses == expected.losses
+
+
+def test_a_directory_where_another_run_has_begun_to_save_is_left_alone(models: dict[str, Path], tmp_path: Path) -> None:
+    config = run_config(models["qwen3"], checkpoint={"keep_last": 1})
+    with single_rank(config) as rank:
+        (tmp_path / "rollway_run.json").write_text('{"run": "another"}')
+        (tmp_path / ".saving-3").mkdir()
+        with pytest.raises(CheckpointInvalid, match=f"run another saves to {tmp_path} too"):
+            rank.save(0, tmp_path, {})
+        assert sorted(path.name for path in tmp_path.iterdir()) == [".saving-3", "rollway_run.json"]
+        own = tmp_path / "own"
+        rank.save(0, own, {})
+        (own / "iter_0000007").mkdir()
+        (own / "iter_0000007" / "manifest.json").write_text("{")  # damaged, and nobody's to delete
+        rank.save(1, own, {})
+    assert sorted(path.name for path in own.glob("iter_*")) == ["iter_0000001", "iter_0000007"]
+    with single_rank(config, Checkpoint(own, 1)) as rank:  # "run", whose directory it is
+        rank.save(2, own, {})
+
+
 def test_weights_alone_begin_a_new_run(models: dict[str, Path], tmp_path: Path) -> None:
     config = run_config(models["qwen3"])
     with single_rank(config) as rank:

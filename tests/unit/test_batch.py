@@ -47,6 +47,23 @@ def test_samples_keep_their_tokens_and_get_their_groups_advantage() -> None:
     assert [s.advantage for s in batch.samples] == pytest.approx([0.5 / std, -0.5 / std, 0, 0], abs=1e-5)
 
 
+def test_a_sample_counts_the_tokens_that_it_has_once_padded() -> None:
+    group = [sample(i, float(i)) for i in range(4)]  # of 4 tokens each
+    plans = [
+        build_train_batch(
+            0,
+            [group],
+            GRPOConfig(),
+            global_batch_size=4,
+            data_parallel_size=1,
+            max_tokens=16,
+            tokens_padded_to=multiple,
+        ).plan.steps
+        for multiple in (1, 8)
+    ]
+    assert [[len(batch) for batch in steps[0][0]] for steps in plans] == [[4], [2, 2]]
+
+
 def test_without_std_the_advantage_is_the_distance_from_the_mean() -> None:
     batch = build([sample(0, 3.0), sample(1, 0.0), sample(2, 0.0)], normalize_std=False)
     assert [s.advantage for s in batch.samples] == pytest.approx([2.0, -1.0, -1.0])

@@ -60,6 +60,8 @@ MODEL_OPTIONS: frozenset[str] = frozenset(
         "rotary_percent",
         "rotary_interleaved",
         "rotary_scaling_factor",
+        "use_rope_scaling",
+        "rope_scaling_factor",
         "rope_type",
         "swiglu",
         "add_bias_linear",
@@ -104,8 +106,22 @@ UNSUPPORTED_MEGATRON_OPTIONS: dict[str, Any] = {
     "attention_dropout": 0.0,
     "cuda_graph_impl": "none",
     "freeze_all_layers": False,
+    # Megatron scales these for a loss that is divided by its tokens; the policy's is divided by its samples.
+    "moe_aux_loss_coeff": 0.0,
+    "moe_z_loss_coeff": None,
+    "window_size": None,
+    "softmax_type": "vanilla",
+    "apply_layernorm_1p": False,
+    "rotary_seq_len_interpolation_factor": None,
 }
 """Each with the only value that it takes."""
+
+
+def is_unsupported(name: str, value: Any) -> bool:
+    """Whether this option cannot be honoured. A list of one is what an option of several values makes of one."""
+    only = UNSUPPORTED_MEGATRON_OPTIONS[name]
+    return value not in (only, [only])
+
 
 IDLE_MEGATRON_GROUPS: dict[str, str] = {
     **{
@@ -138,7 +154,7 @@ IDLE_MEGATRON_OPTIONS: dict[str, str] = {
         "with checkpoint.async_save a thread of each rank writes",
     ),
     "attention_softmax_in_fp32": "the kernels accumulate in float32 anyway",
-    "moe_permute_fusion": "it needs Transformer Engine",
+    **dict.fromkeys(("moe_permute_fusion", "moe_grouped_gemm"), "it needs Transformer Engine"),
     "check_for_nan_in_loss_and_grad": "a loss or gradient that is not finite ends the job in any case",
     **dict.fromkeys(
         (

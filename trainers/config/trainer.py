@@ -69,6 +69,11 @@ class TrainerConfig(Section):
         return self.max_tokens_per_gpu * self.context_parallel_size if self.use_dynamic_batch_size else None
 
     @property
+    def tokens_padded_to(self) -> int:
+        """A sample's tokens are padded to a multiple of this: context-parallel ranks take two equal parts each."""
+        return 2 * self.context_parallel_size if self.context_parallel_size > 1 else 1
+
+    @property
     def samples_per_micro_batch(self) -> int | None:
         """None where micro-batches are packed by tokens."""
         return None if self.use_dynamic_batch_size else self.micro_batch_size or 1

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,11 +12,13 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 import torch.distributed as dist
-from megatron.core.dist_checkpointing import check_is_distributed_checkpoint
+from megatron.core.dist_checkpointing import check_is_distributed_checkpoint, load_common_state_dict
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
+from megatron.training import checkpointing
 from megatron.training.checkpointing import load_checkpoint, save_checkpoint
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
@@ -25,6 +28,8 @@ from trainers.megatron.manifest import damage, read_manifest
 from trainers.megatron.publication import Keeper, Staging
 from trainers.megatron.start import EXTRA_STATE, Checkpoint
 from trainers.megatron.storage import failing_late, raise_together
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +100,18 @@ def load(state: TrainingState, checkpoint: Checkpoint, *, verify: bool = True) -
     weights_only = checkpoint.weights_only or checkpoint.iteration is None
     # Megatron's own detection goes on to treat some parts as if they had the format that is saved.
     distributed = check_is_distributed_checkpoint(str(checkpoint.path))
+    no_optimizer = weights_only or state.args.no_load_optim
+    if not no_optimizer and _without_optimizer(checkpoint.path, distributed):
+        log.warning("%s was saved with no_save_optim: optimizer and schedule begin anew", checkpoint.path)
+        no_optimizer = True
     with (
         argument(state.args, "ckpt_format", "torch_dist" if distributed else "torch"),
         argument(state.args, "use_dist_ckpt", distributed),
         argument(state.args, "finetune", weights_only),
-        argument(state.args, "no_load_optim", weights_only or state.args.no_load_optim),
+        argument(state.args, "no_load_optim", no_optimizer),
         argument(state.args, "no_load_rng", weights_only or state.args.no_load_rng),
         argument(state.args, "load", str(checkpoint.directory)),
-        argument(state.args, "ckpt_step", checkpoint.iteration),
+        _chosen(state.args, checkpoint),
     ):
         try:
             load_checkpoint(state.modules, state.optimizer, state.scheduler)
@@ -110,6 +119,19 @@ def load(state: TrainingState, checkpoint: Checkpoint, *, verify: bool = True) -
             said = str(error).strip().rpartition("\n")[2]
             raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {said}") from error
     return None if weights_only else read_extra_state(checkpoint)
+
+
+def _without_optimizer(path: Path, distributed: bool) -> bool:
+    """Whether it was left out on purpose; Megatron would look for it all the same."""
+    try:
+        if distributed:
+            common: dict[str, Any] = load_common_state_dict(str(path))
+        else:
+            [first, *_] = sorted(path.glob("mp_rank_*/model_optim_rng.pt"))
+            common = torch.load(first, map_location="cpu", mmap=True)
+    except Exception:  # what is wrong with it, loading says
+        return False
+    return getattr(common.get("args"), "no_save_optim", False) is True
 
 
 def _save_companion(companion: Companion, rollout_id: int, inside: Path) -> None:
@@ -161,6 +183,26 @@ def _verify(checkpoint: Checkpoint) -> None:
 def _local_results_queue() -> Iterator[None]:
     """Whoever writes in this process needs no queue between processes, whose start takes 7 to 18 s. A state each."""
     with mock.patch.object(filesystem_async, "get_write_results_queue", lambda *_: queue.Queue()):
+        yield
+
+
+class _Step(int):
+    """That was asked for, 0 too: Megatron looks whether there is a step by its truth."""
+
+    def __bool__(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def _chosen(args: argparse.Namespace, checkpoint: Checkpoint) -> Iterator[None]:
+    """Nothing but this one is loaded. Megatron goes by the tracker for a part of the ``torch`` format whatever the step
+    is, and for whether it is a release."""
+    iteration = checkpoint.iteration
+    tracked = 0 if iteration is None else iteration, iteration is None
+    with (
+        argument(args, "ckpt_step", None if iteration is None else _Step(iteration)),
+        mock.patch.object(checkpointing, "read_metadata", lambda _: tracked),
+    ):
         yield
 
 

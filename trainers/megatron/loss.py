@@ -108,7 +108,8 @@ class PolicyLoss:
         self, outputs: tuple[Tensor, Tensor], batch: MicroBatch, signals: Signals
     ) -> tuple[Tensor, Tensor, Tensor]:
         algorithm, mask = self.algorithm, batch.loss_mask
-        log_probs, entropy = outputs
+        # Nor may a masked token spoil the gradient, whatever is made of it on the way: 0 · ∞ is not a number.
+        log_probs, entropy = (torch.where(mask != 0, each, each.detach()) for each in outputs)
         trainers = log_probs.detach() if signals.old_log_probs is None else signals.old_log_probs
         old = batch.rollout_log_probs if algorithm.use_rollout_log_probs else trainers
         tokens: dict[str, Tensor] = {}

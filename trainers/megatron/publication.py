@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
+from trainers.errors import CheckpointInvalid
 from trainers.megatron.manifest import MANIFEST, FileEntry, Manifest, digest, expendable, files_of, read_manifest
 from trainers.megatron.start import EXTRA_STATE, OWNER, TRACKER, iteration_name, read_owner
 from trainers.megatron.storage import on_rank_zero, raise_together, sync, write_durably
@@ -20,6 +21,8 @@ class Keeper:
     run_id: str
     keep_last: int | None = None
     keep_every: int | None = None
+    succeeds: str | None = None
+    """The run whose checkpoints it was told to go on with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +48,8 @@ class Staging:
         return self.directory / iteration_name(self.rollout_id)
 
     def prepare(self) -> None:
-        """A collective; removes what an interrupted save left behind. Raises StorageFailed, like :meth:`publish`."""
+        """A collective; removes what an interrupted save left behind. Raises StorageFailed, like :meth:`publish`, and
+        CheckpointInvalid where another run has begun to save."""
         on_rank_zero(self.directory, self._prepare)
 
     def publish(self, extra_state: str, known: Sequence[FileEntry] = ()) -> None:
@@ -57,8 +61,14 @@ class Staging:
 
     def _prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        if read_owner(self.directory) != self.keeper.run_id:  # empty, or taken over as both load and save
-            write_durably(self.directory / OWNER, json.dumps({"run": self.keeper.run_id}))
+        keeper, owner = self.keeper, read_owner(self.directory)
+        if owner not in (None, keeper.run_id, keeper.succeeds):
+            raise CheckpointInvalid(
+                f"checkpoint.save: run {owner} saves to {self.directory} too, since after this run began: give each "
+                "run a directory of its own"
+            )
+        if owner != keeper.run_id:
+            write_durably(self.directory / OWNER, json.dumps({"run": keeper.run_id}))
         for left_behind in self.directory.glob(".saving-*"):
             shutil.rmtree(left_behind)
         self.path.mkdir()
@@ -83,15 +93,15 @@ class Staging:
             target.rename(self.path / f"{target.name}.old")
         self.written.rename(target)
         sync(directory)
-        tracker = directory / f".{TRACKER}"
-        write_durably(tracker, str(self.rollout_id))
-        tracker.replace(directory / TRACKER)
+        write_durably(directory / TRACKER, str(self.rollout_id))
         sync(directory)
         shutil.rmtree(self.path)
         self._let_go()
 
     def _let_go(self) -> None:
         keeper, directory = self.keeper, self.directory
+        if keeper.keep_last is None:
+            return
         own = [found.rollout for path in directory.glob("iter_*") if (found := _own(path, keeper.run_id)) is not None]
         for rollout in expendable(own, keep_last=keeper.keep_last, keep_every=keeper.keep_every):
             if rollout != self.rollout_id:
@@ -102,7 +112,10 @@ class Staging:
 
 
 def _own(path: Path, run_id: str) -> Manifest | None:
-    found = read_manifest(path)
+    try:
+        found = read_manifest(path)
+    except CheckpointInvalid:  # nobody's to delete
+        return None
     return found if found is not None and found.run == run_id else None
 
 

@@ -40,7 +40,7 @@ from trainers.megatron.optimizer import prepare
 from trainers.megatron.packing import MicroBatch, TokenSplit, pack
 from trainers.megatron.publication import Keeper
 from trainers.megatron.roles import Roles, build_reference
-from trainers.megatron.start import Checkpoint
+from trainers.megatron.start import Checkpoint, read_owner
 from trainers.megatron.step import RolloutTrainer
 from trainers.megatron.timing import Timing, peak_flops
 from trainers.protocols import StepStats, TrainBatch, TrainerState
@@ -71,7 +71,8 @@ class Rank:
         self._timing = Timing(device)
         self._global_batch_size = config.global_batch_size
         self._trained: list[Any] = []
-        self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every)
+        predecessor = None if begin is None else read_owner(begin.directory)
+        self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every, predecessor)
         self._async_save, self._save_timeout_s = config.checkpoint.async_save, config.trainer.step_timeout_s
         self._saving: AsyncSave | None = None
         self._hf = read_hf_config(Path(config.model.hf_checkpoint))

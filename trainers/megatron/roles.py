@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
+from megatron.core.utils import unwrap_model
 from torch import Tensor, nn
 
 from trainers.config import AlgorithmConfig, PolicyGradientConfig, RunConfig
@@ -74,8 +76,9 @@ def _exchange(live: Tensor, held: Tensor) -> None:
 
 def _weights(module: nn.Module) -> list[Tensor]:
     """Parameters, and the buffers that belong to a state (say, a router's bias)."""
-    persistent = set(module.state_dict(keep_vars=True))
-    buffers = [buffer for name, buffer in module.named_buffers() if name in persistent]
+    inner: Any = unwrap_model(module)  # its wrappers' states have other names than their buffers
+    persistent = set(inner.state_dict(keep_vars=True))
+    buffers = [buffer for name, buffer in inner.named_buffers() if name in persistent]
     return [*module.parameters(), *buffers]
 
 

@@ -1,7 +1,7 @@
 """Where training begins: at an own checkpoint, at one that was given, or at the Hugging Face weights. Light."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from trainers.config import CheckpointConfig
@@ -69,8 +69,15 @@ def _given(load: Path, save: Path, config: CheckpointConfig) -> Checkpoint | Non
         begin = _checkpoint(load, config.ckpt_step)
     elif (load / TRACKER).is_file():
         begin = _checkpoint(load, _tracked(load))
+    elif config.ref_load is not None and (begin := reference(config)) is not None:
+        return replace(begin, next_rollout=config.start_rollout_id)
+    elif config.start_rollout_id:
+        raise CheckpointInvalid(
+            f"checkpoint.start_rollout_id is {config.start_rollout_id}, and checkpoint.load: {load} holds no checkpoint "
+            "to go on with: leave it out to begin anew"
+        )
     elif config.ref_load is not None:
-        return reference(config)
+        return None
     elif load.resolve() == save.resolve() and not (load.is_dir() and any(load.iterdir())):
         return None  # begun here, to be resumed here
     else:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from megatron.core.dist_checkpointing import serialization
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 
-from trainers.errors import StorageFailed
+from trainers.errors import CheckpointInvalid, StorageFailed
 from trainers.megatron.world import agree, is_rank_zero
 
 _STORAGE_ERRORS = (
@@ -23,10 +23,13 @@ _STORAGE_ERRORS = (
 
 
 def write_durably(path: Path, text: str) -> None:
-    with path.open("w") as file:
+    """The whole text, or, should writing fail, what was there before."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    partial.replace(path)
 
 
 def sync(directory: Path) -> None:
@@ -39,15 +42,19 @@ def sync(directory: Path) -> None:
 
 
 def on_rank_zero(directory: Path, do: Callable[[], None]) -> None:
-    """A collective. Raises StorageFailed on all ranks, naming the directory."""
-    failure: OSError | None = None
+    """A collective. Raises StorageFailed on all ranks, naming the directory, or the CheckpointInvalid that ``do``
+    did."""
+    failure: OSError | CheckpointInvalid | None = None
     if is_rank_zero():
         try:
             do()
-        except OSError as error:
+        except (OSError, CheckpointInvalid) as error:
             failure = error
-    if (said := agree(failure)) is not None:
-        raise StorageFailed(f"the checkpoint directory {directory} cannot be written: {said}") from failure
+    if (said := agree(failure)) is None:
+        return
+    if agree(failure if isinstance(failure, CheckpointInvalid) else None) is not None:
+        raise CheckpointInvalid(said) from failure
+    raise StorageFailed(f"the checkpoint directory {directory} cannot be written: {said}") from failure
 
 
 def raise_together(directory: Path, failure: BaseException | None) -> None:

@@ -10,6 +10,7 @@ from trainers.config.megatron_options import (
     IDLE_MEGATRON_GROUPS,
     IDLE_MEGATRON_OPTIONS,
     UNSUPPORTED_MEGATRON_OPTIONS,
+    is_unsupported,
 )
 from trainers.errors import ConfigInvalid
 from trainers.megatron.options import ArgsProvider, default, destination, group_of, read
@@ -65,8 +66,8 @@ def _meaning(name: str, target: str, value: Any) -> Any:
 
 
 def _refuse_unsupported(name: str, target: str, value: Any) -> None:
-    only = UNSUPPORTED_MEGATRON_OPTIONS[target]
-    if value != only:
+    if is_unsupported(target, value):
+        only = UNSUPPORTED_MEGATRON_OPTIONS[target]
         raise ConfigInvalid(
             f"trainer.megatron.{name} = {value!r} is not supported in this release; leave it out"
             + (f" or use {only!r}" if only is not None else "")

@@ -15,6 +15,7 @@ from trainers.config.megatron_options import (
     IDLE_MEGATRON_GROUPS,
     IDLE_MEGATRON_OPTIONS,
     UNSUPPORTED_MEGATRON_OPTIONS,
+    is_unsupported,
 )
 
 
@@ -42,10 +43,10 @@ def _place_megatron(use: Use, option: Option, draft: Draft) -> None:
     if name in MODEL_OPTIONS:
         draft.set(f"trainer.megatron.{name}", use.value, use.flag)
     elif name in UNSUPPORTED_MEGATRON_OPTIONS:
-        only = UNSUPPORTED_MEGATRON_OPTIONS[name]
-        if use.value == only:
+        if not is_unsupported(name, use.value):
             draft.set(f"trainer.megatron.{name}", use.value, use.flag)
         else:
+            only = UNSUPPORTED_MEGATRON_OPTIONS[name]
             hint = "" if only is None or only is False else f": only {only!r} is"
             draft.refuse(use.flag, f"not supported{hint}")
     elif name in OWNED_MEGATRON_OPTIONS:

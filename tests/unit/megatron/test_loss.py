@@ -1,5 +1,6 @@
 """A rank without a sample in a step takes part in it all the same: its sums are zeros that can be differentiated."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from trainers.megatron.experience import Experience
 from trainers.megatron.loss import Aggregation, ValueLoss, loss_of
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
+from trainers.rl.doors import LossInputs
 
 
 def batch_of_none() -> MicroBatch:
@@ -53,6 +55,33 @@ def test_a_micro_batch_of_no_samples_adds_nothing_to_any_loss(name: str) -> None
     assert (value.item(), denominator.item()) == (0, 0)
     assert sums.shape == (len(loss.names),)
     assert loss.metrics(sums.tolist())["loss"] == 0
+
+
+def over_the_mask(inputs: LossInputs, algorithm: Any) -> torch.Tensor:
+    return torch.exp((inputs.log_probs + 1) / inputs.loss_mask)
+
+
+@pytest.mark.parametrize("custom", [None, f"{__name__}:over_the_mask"])
+def test_a_masked_token_spoils_no_gradient_however_large_what_is_made_of_it(custom: str | None) -> None:
+    given = {"name": "grpo", "kl": {"loss_coef": 0.1, "estimator": "k3"}, "custom_loss": custom}
+    algorithm: Any = TypeAdapter(AlgorithmConfig).validate_python(given)
+    numbers = torch.tensor([-0.5, -90.0, -0.25])
+    batch = replace(
+        batch_of_none(),
+        loss_mask=torch.tensor([1.0, 0.0, 1.0]),
+        rollout_log_probs=numbers,
+        advantages=torch.ones(3),
+        cu_responses=torch.tensor([0, 3]),
+        trajectory_tokens=torch.tensor([2.0]),
+        trajectory_heads=torch.ones(1),
+    )
+    log_probs = numbers.clone().requires_grad_()
+    signals = Signals(torch.ones(3), ref_log_probs=torch.tensor([-0.5, 0.0, -0.25]))
+    value, _, _ = loss_of(algorithm)((log_probs, torch.zeros(3)), batch, signals)
+    value.backward()
+    assert log_probs.grad is not None
+    assert log_probs.grad[1] == 0
+    assert log_probs.grad.isfinite().all() and (log_probs.grad[[0, 2]] != 0).all()
 
 
 def test_a_micro_batch_of_no_samples_adds_nothing_to_the_critics_loss() -> None:

@@ -76,6 +76,18 @@ def test_where_load_holds_nothing_yet_the_reference_weights_begin_at_rollout_zer
     start = _start(tmp_path / "save", load=tmp_path / "missing", ref_load=converted)
     assert start == Checkpoint(converted, None, weights_only=True)
     assert start.next_rollout_id == 0
+    chosen = _start(tmp_path / "save", load=tmp_path / "missing", ref_load=converted, start_rollout_id=10)
+    assert chosen is not None and chosen.weights_only and chosen.next_rollout_id == 10
+
+
+def test_a_start_later_than_the_beginning_needs_a_checkpoint(tmp_path: Path) -> None:
+    hf = tmp_path / "hf"
+    hf.mkdir()
+    (hf / "config.json").write_text("{}")
+    for given in ({"ref_load": hf}, {}):
+        with pytest.raises(CheckpointInvalid, match=r"checkpoint\.start_rollout_id is 10, and .* holds no checkpoint"):
+            _start(tmp_path / "save", load=tmp_path / "missing", start_rollout_id=10, **given)
+    assert _start(tmp_path / "save", load=tmp_path / "missing", ref_load=hf) is None
 
 
 def test_a_step_of_the_given_directory_can_be_picked_without_its_tracker(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """What a job may say under trainer.megatron, against Megatron's own parser."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import trainers
 from trainers.config import MODEL_OPTIONS, OWNED_MEGATRON_OPTIONS
 from trainers.config.megatron_options import IDLE_MEGATRON_OPTIONS, UNSUPPORTED_MEGATRON_OPTIONS
 from trainers.errors import ConfigInvalid
@@ -114,21 +116,23 @@ def test_every_option_named_here_is_one_of_megatrons() -> None:
         assert destination(name)
 
 
-def test_a_megatron_on_the_python_path_is_the_one_that_is_imported(tmp_path: Path) -> None:
+def test_the_options_are_those_of_a_megatron_on_the_python_path(tmp_path: Path) -> None:
     import subprocess
 
     package = tmp_path / "megatron" / "training"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "arguments.py").write_text("def add_megatron_arguments(parser): return parser\n")
-    code = "from megatron.training.arguments import add_megatron_arguments as f; print(f.__code__.co_filename)"
+    (package / "arguments.py").write_text(
+        "def add_megatron_arguments(parser):\n    parser.add_argument('--sparkle', dest='glitter')\n    return parser\n"
+    )
+    code = "from trainers.megatron.options import destination; print(destination('sparkle'))"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(tmp_path)},
+        env={"PYTHONPATH": os.pathsep.join((str(tmp_path), str(Path(trainers.__file__).parents[1])))},
         cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=120,
         check=True,
     )
-    assert done.stdout.strip() == str(package / "arguments.py")
+    assert done.stdout.strip() == "glitter"
