@@ -3,7 +3,7 @@ to."""
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,8 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
     await open_to_requests(run, version)
     if config.eval.before_train and version == 0:
         await evaluate(run, version)
+    if training.state.resumed:
+        await catch_up(run, training)
 
     for rollout_id in range(first, config.rollout.num_rollouts):
         await saving.check()
@@ -67,18 +69,17 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
             report.phase(Phase.TRAINING, f"rollout {rollout_id}: {len(batch.plan.steps)} optimizer steps")
             stats = await trainer.step(batch)
 
+        metrics = {**output.metrics, **stats.metrics, **stats.times}
         last = rollout_id + 1 == config.rollout.num_rollouts or report.finish.is_set()
         if last or _is_due(rollout_id, config.checkpoint.save_interval):
             with clock("save"):
-                await save(run, training, saving, rollout_id)
+                await save(run, training, saving, rollout_id, metrics | clock.metrics())
 
         with clock("sync"):
             version = rollout_id + 1
             synced = await publish(run, training, version)
 
-        report.step(
-            rollout_id, version, {**output.metrics, **stats.metrics, **stats.times, **clock.metrics(), **synced}
-        )
+        report.step(rollout_id, version, metrics | clock.metrics() | synced)
         if config.eval.is_due(rollout_id, last=last):
             await evaluate(run, version)
         if last:
@@ -86,6 +87,18 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
 
     if version > 0 and not config.checkpoint.exports_every_save:
         await export(run, training, version, training.export)
+
+
+async def catch_up(run: Run, training: Training) -> None:
+    """Report what the attempt before had saved when it ended, and had not come to report."""
+    version = training.state.next_rollout_id
+    rollout_id, report, config = version - 1, run.report, run.config
+    if not report.has_step(rollout_id):
+        report.checkpoint(rollout_id, "megatron", Path(training.state.loaded_from), version)
+        report.step(rollout_id, version, (training.state.extra_state or {}).get("metrics", {}))
+    last = version == config.rollout.num_rollouts
+    if config.eval.is_due(rollout_id, last=last) and not report.has_evaluation(version):
+        await evaluate(run, version)
 
 
 async def generate_only(run: Run) -> None:
@@ -134,10 +147,10 @@ async def open_to_requests(run: Run, version: int) -> None:
         run.report.serving(f"{run.engines.fleet.base_url}/v1", run.config.model.hf_checkpoint)
 
 
-async def save(run: Run, training: Training, saving: Saving, rollout_id: int) -> None:
-    await saving.save(rollout_id)
+async def save(run: Run, training: Training, saving: Saving, rollout_id: int, metrics: Mapping[str, float]) -> None:
+    await saving.save(rollout_id, metrics)
     if run.config.checkpoint.exports_every_save:
-        await export(run, training, rollout_id + 1, Path(str(training.export).format(rollout_id=rollout_id)))
+        await export(run, training, rollout_id + 1, Path(str(training.export).replace("{rollout_id}", str(rollout_id))))
 
 
 async def export(run: Run, training: Training, version: int, directory: Path) -> None:

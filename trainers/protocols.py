@@ -73,6 +73,8 @@ class TrainerState:
     """What :meth:`Trainer.save` was given with that checkpoint."""
     num_parameters: int
     loaded_from: str
+    resumed: bool = False
+    """From a checkpoint of this very run."""
     notices: tuple[str, ...] = ()
     """What the user should know of options that were given and have no effect."""
 

@@ -118,6 +118,14 @@ class Reporter:
     def finished(self, reason: EndReason, detail: str) -> None:
         self._put(FinishedReport(seq=self._next(), at=_now(), reason=reason, detail=detail))
 
+    def has_step(self, rollout_id: int) -> bool:
+        """Whether this or an earlier attempt reported it."""
+        return any(isinstance(fact, StepReport) and fact.rollout_id == rollout_id for fact in self._spool.facts())
+
+    def has_evaluation(self, weight_version: int) -> bool:
+        facts = self._spool.facts()
+        return any(isinstance(fact, EvaluationReport) and fact.weight_version == weight_version for fact in facts)
+
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the API has confirmed everything, at most ``timeout_s`` seconds."""
         deadline = asyncio.get_running_loop().time() + timeout_s

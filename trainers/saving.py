@@ -1,6 +1,7 @@
 """The checkpoints of one run, each reported once it is durable."""
 
 import asyncio
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
@@ -27,12 +28,13 @@ class Saving:
             self._under_way.cancel()
             await asyncio.gather(self._under_way, return_exceptions=True)
 
-    async def save(self, rollout_id: int) -> None:
-        """Save this rollout, after the one that is being written. Raises StorageFailed, for either."""
+    async def save(self, rollout_id: int, metrics: Mapping[str, float]) -> None:
+        """Save this rollout, after the one that is being written. ``metrics``: what there is of its own, for a run that
+        ends before it could report them. Raises StorageFailed, for either."""
         run, training = self._run, self._training
         await self.durable()
         run.report.phase(Phase.SAVING, f"the checkpoint of rollout {rollout_id} in {training.checkpoints}")
-        state = {"data": run.data.state() if run.data is not None else None}
+        state = {"data": run.data.state() if run.data is not None else None, "metrics": dict(metrics)}
         path = await training.trainer.save(rollout_id, training.checkpoints, state)
         if not run.config.checkpoint.async_save:
             run.report.checkpoint(rollout_id, "megatron", path, rollout_id + 1)

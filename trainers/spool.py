@@ -1,6 +1,7 @@
 """Reports that were written but perhaps not yet delivered: one append-only file per attempt."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -11,7 +12,6 @@ type Fact = StepReport | CheckpointReport | EvaluationReport | EventReport
 """What stays true when the attempt that reported it is gone."""
 
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
-_FACTS = (StepReport, CheckpointReport, EvaluationReport, EventReport)
 _ALL = 2**31
 
 
@@ -36,35 +36,46 @@ class Spool:
             os.fsync(self._file.fileno())
 
     def ack(self, seq: int) -> None:
-        path = self._acked_path_of(self._attempt)
+        self._ack(self._attempt, seq)
+
+    def _ack(self, attempt: int, seq: int) -> None:
+        path = self._acked_path_of(attempt)
         temporary = path.with_suffix(".tmp")
         temporary.write_text(str(seq))
         temporary.replace(path)
+
+    def facts(self) -> Iterator[Fact]:
+        """What this attempt and those before it reported, delivered or not; oldest first."""
+        for attempt in range(1, self._attempt + 1):
+            yield from self._facts(attempt)
 
     def left_behind(self) -> list[Fact]:
         """Facts that earlier attempts reported and the API never confirmed, oldest first. Once they are in this
         attempt's file, call :meth:`taken_over`; an attempt that dies before it does leaves them to the next."""
         found: dict[str, Fact] = {}
         for attempt in range(1, self._attempt):
-            path = self._directory / f"attempt-{attempt}.jsonl"
-            if not path.exists():
-                continue
             acked = self._acked(attempt)
-            # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
-            for line in path.read_bytes().split(b"\n")[:-1]:
-                report = _REPORT.validate_json(line)
-                if report.seq > acked and isinstance(
-                    report, StepReport | CheckpointReport | EvaluationReport | EventReport
-                ):
+            for report in self._facts(attempt):
+                if report.seq > acked:
                     # In two files when an attempt died while it took it over.
                     found.setdefault(report.model_dump_json(exclude={"seq"}), report)
         return list(found.values())
+
+    def _facts(self, attempt: int) -> Iterator[Fact]:
+        path = self._directory / f"attempt-{attempt}.jsonl"
+        if not path.exists():
+            return
+        # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            report = _REPORT.validate_json(line)
+            if isinstance(report, StepReport | CheckpointReport | EvaluationReport | EventReport):
+                yield report
 
     def taken_over(self) -> None:
         """The attempts after this one need not look at those before it."""
         for attempt in range(1, self._attempt):
             if (self._directory / f"attempt-{attempt}.jsonl").exists():
-                self._acked_path_of(attempt).write_text(str(_ALL))
+                self._ack(attempt, _ALL)
 
     def _acked(self, attempt: int) -> int:
         """0 where nothing was confirmed, or what was is lost: a second delivery, which the API recognises."""

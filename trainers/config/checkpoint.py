@@ -1,8 +1,9 @@
 """What is loaded and saved."""
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from engines.config import Positive, Section
 
@@ -47,6 +48,15 @@ class CheckpointConfig(Section):
     @property
     def exports_every_save(self) -> bool:
         return self.save_hf is not None and "{rollout_id}" in self.save_hf
+
+    @field_validator("save_hf")
+    @classmethod
+    def _one_placeholder(cls, value: str | None) -> str | None:
+        if value is not None and (unknown := set(re.findall(r"\{.*?\}", value)) - {"{rollout_id}"}):
+            raise ValueError(
+                f"checkpoint.save_hf: {sorted(unknown)[0]} is not known; the one placeholder is {{rollout_id}}"
+            )
+        return value
 
     @model_validator(mode="after")
     def _fields_have_their_partner(self) -> Self:

@@ -72,6 +72,7 @@ class Rank:
         self._global_batch_size = config.global_batch_size
         self._trained: list[Any] = []
         predecessor = None if begin is None else read_owner(begin.directory)
+        self._resumed = begin is not None and predecessor == run_id
         self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every, predecessor)
         self._async_save, self._save_timeout_s = config.checkpoint.async_save, config.trainer.step_timeout_s
         self._saving: AsyncSave | None = None
@@ -151,6 +152,7 @@ class Rank:
             extra_state=extra_state,
             num_parameters=self._num_parameters(),
             loaded_from=str(self._hf.directory if begin is None else begin.path),
+            resumed=self._resumed,
             notices=self._notices,
         )
         log.info("model ready after %.1f s, from %s", time.perf_counter() - started, self.state.loaded_from)

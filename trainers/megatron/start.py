@@ -73,8 +73,8 @@ def _given(load: Path, save: Path, config: CheckpointConfig) -> Checkpoint | Non
         return replace(begin, next_rollout=config.start_rollout_id)
     elif config.start_rollout_id:
         raise CheckpointInvalid(
-            f"checkpoint.start_rollout_id is {config.start_rollout_id}, and checkpoint.load: {load} holds no checkpoint "
-            "to go on with: leave it out to begin anew"
+            f"checkpoint.start_rollout_id is {config.start_rollout_id}, and checkpoint.load: {load} holds no "
+            "checkpoint to go on with: leave it out to begin anew"
         )
     elif config.ref_load is not None:
         return None

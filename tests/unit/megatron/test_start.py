@@ -159,3 +159,11 @@ def test_a_manifest_names_the_file_that_changed(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"short")
     assert "5 bytes, not the 7" in str(damage(tmp_path, entries))
     assert "cannot be read" in str(damage(tmp_path, [FileEntry("gone", 1, "")]))
+
+
+@pytest.mark.parametrize("template", ["/x/{rollout_id}/{step}", "/x/{rollout}", "/x/{}"])
+def test_an_export_directory_with_an_unknown_placeholder_is_refused(template: str) -> None:
+    with pytest.raises(ValueError, match=r"checkpoint\.save_hf: \{.*\} is not known; the one placeholder is"):
+        CheckpointConfig(save_hf=template)
+    assert CheckpointConfig(save_hf="/x/{rollout_id}").exports_every_save
+    assert not CheckpointConfig(save_hf="/x/hf").exports_every_save

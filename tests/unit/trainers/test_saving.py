@@ -21,12 +21,14 @@ class Trainer:
     """Writes until it is told that it has, or that it cannot."""
 
     saved: list[int] = field(default_factory=list)
+    state: dict[str, Any] | None = None
     written: bool = False
     failure: Exception | None = None
     asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
         self.saved.append(rollout_id)
+        self.state = extra_state
         return directory / f"iter_{rollout_id:07d}"
 
     async def save_settled(self) -> bool:
@@ -67,7 +69,8 @@ def saving_of(trainer: Trainer, report: Report, *, async_save: bool = True) -> S
 async def test_one_that_is_written_at_once_is_reported_at_once() -> None:
     trainer, report = Trainer(), Report()
     async with saving_of(trainer, report, async_save=False) as saves:
-        await saves.save(3)
+        await saves.save(3, {"reward": 0.5})
+        assert trainer.state == {"data": None, "metrics": {"reward": 0.5}}
         assert report.lines == [
             (Phase.SAVING, "the checkpoint of rollout 3 in /checkpoints"),
             ("checkpoint", 3, "megatron", DIRECTORY / "iter_0000003", 4),
@@ -78,10 +81,10 @@ async def test_one_that_is_written_at_once_is_reported_at_once() -> None:
 async def test_one_that_is_being_written_is_reported_once_it_is_durable_and_the_next_waits_for_it() -> None:
     trainer, report = Trainer(), Report()
     async with asyncio.timeout(10), saving_of(trainer, report) as saves:
-        await saves.save(3)
+        await saves.save(3, {})
         await trainer.asked.wait()
         await saves.check()  # nothing has failed
-        following = asyncio.create_task(saves.save(5))
+        following = asyncio.create_task(saves.save(5, {}))
         trainer.asked.clear()
         await trainer.asked.wait()
         assert (trainer.saved, report.checkpoints) == ([3], [])
@@ -97,13 +100,13 @@ async def test_one_that_is_being_written_is_reported_once_it_is_durable_and_the_
 async def test_a_write_that_failed_is_raised_at(when: str) -> None:
     trainer, report = Trainer(failure=StorageFailed("the checkpoint directory /checkpoints is full")), Report()
     async with asyncio.timeout(10), saving_of(trainer, report) as saves:
-        await saves.save(3)
+        await saves.save(3, {})
         with pytest.raises(StorageFailed, match="/checkpoints is full"):
             if when == "the next rollout":
                 while True:
                     await saves.check()
                     await asyncio.sleep(0)
-            await (saves.save(4) if when == "the next save" else saves.durable())
+            await (saves.save(4, {}) if when == "the next save" else saves.durable())
     assert (trainer.saved, report.checkpoints) == ([3], [])
 
 
@@ -112,7 +115,7 @@ async def test_a_run_that_is_cancelled_waits_for_no_write() -> None:
 
     async def run() -> None:
         async with saving_of(trainer, report) as saves:
-            await saves.save(3)
+            await saves.save(3, {})
             await saves.durable()
 
     job = asyncio.create_task(run())

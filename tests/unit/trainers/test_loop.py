@@ -1,0 +1,69 @@
+"""What a run that is resumed has to tell of the attempt before."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from trainers.loop import catch_up
+from trainers.protocols import TrainerState
+from trainers.reporting import Reporter
+from trainers.reports import CheckpointReport, EvaluationReport, Report, StepReport
+from trainers.spool import Spool
+
+SAVED = "/checkpoints/iter_0000004"
+METRICS = {"reward": 0.5, "time/train_s": 2.0}
+
+
+class Evaluator:
+    names = "held_out"
+
+    async def __call__(self, context: Any) -> list[Any]:
+        return [SimpleNamespace(name="held_out", metrics={"reward": 1.0}, samples_path=Path("/samples"))]
+
+
+async def told(directory: Path, *, attempt: int, num_rollouts: int = 9, interval: int | None = None) -> list[Report]:
+    """What catching up with the checkpoint of rollout 4 adds to this attempt's spool."""
+    report = Reporter(url="http://nowhere", token="", spool_directory=directory, attempt=attempt)
+    run: Any = SimpleNamespace(
+        report=report,
+        evaluator=Evaluator(),
+        context=lambda version: None,
+        config=SimpleNamespace(
+            rollout=SimpleNamespace(num_rollouts=num_rollouts),
+            eval=SimpleNamespace(is_due=lambda rollout, last: last or (interval and (rollout + 1) % interval == 0)),
+        ),
+    )
+    state = TrainerState(5, {"data": None, "metrics": METRICS}, 1, SAVED, resumed=True)
+    await catch_up(run, SimpleNamespace(state=state))  # type: ignore[arg-type]
+    return [fact for fact in Spool(directory, attempt).facts() if fact in list(report._unsent)]
+
+
+@pytest.mark.parametrize("attempt", [2, 3])
+async def test_a_step_that_was_saved_and_not_reported_is_reported_by_the_next_attempt_alone(
+    attempt: int, tmp_path: Path
+) -> None:
+    before = Reporter(url="http://nowhere", token="", spool_directory=tmp_path, attempt=1)
+    before.step(3, 4, {"reward": 0.25})
+    checkpoint, step = await told(tmp_path, attempt=attempt)
+    assert isinstance(checkpoint, CheckpointReport) and isinstance(step, StepReport)
+    assert (checkpoint.rollout_id, checkpoint.path, checkpoint.weight_version) == (4, SAVED, 5)
+    assert (step.rollout_id, step.weight_version, step.metrics) == (4, 5, METRICS)
+    assert await told(tmp_path, attempt=attempt + 1) == []
+
+
+async def test_a_step_that_was_reported_is_left_as_it_is(tmp_path: Path) -> None:
+    Reporter(url="http://nowhere", token="", spool_directory=tmp_path, attempt=1).step(4, 5, {"reward": 0.25})
+    assert await told(tmp_path, attempt=2) == []
+
+
+@pytest.mark.parametrize(("num_rollouts", "interval"), [(5, None), (9, 5)])
+async def test_an_evaluation_that_was_due_and_did_not_come_about_is_made_once(
+    num_rollouts: int, interval: int | None, tmp_path: Path
+) -> None:
+    Reporter(url="http://nowhere", token="", spool_directory=tmp_path, attempt=1).step(4, 5, {"reward": 0.25})
+    [evaluation] = await told(tmp_path, attempt=2, num_rollouts=num_rollouts, interval=interval)
+    assert isinstance(evaluation, EvaluationReport)
+    assert (evaluation.name, evaluation.weight_version) == ("held_out", 5)
+    assert await told(tmp_path, attempt=3, num_rollouts=num_rollouts, interval=interval) == []
