@@ -52,11 +52,12 @@ def create_app(
     api_key: str,
     cluster: Cluster,
     public_url: str,
+    report_url: str | None = None,
     timing: Timing | None = None,
 ) -> FastAPI:
     """The application. The database must be migrated; ``cluster`` stays the caller's, who closes it.
 
-    ``public_url`` is where drivers and users reach this API.
+    ``public_url`` is where users reach this API, ``report_url`` where drivers do; unset, the same.
     """
     timing = timing or Timing()
     database = Database(database_url)
@@ -70,7 +71,7 @@ def create_app(
             cluster=cluster,
             tokens=AttemptTokens(database),
             runs_dir=settings.runs_dir,
-            public_url=public_url,
+            api_url=report_url or public_url,
             timing=timing,
         ),
         wake=changes.due,

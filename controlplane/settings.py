@@ -20,9 +20,11 @@ class Settings:
     port: int
     """``ROLLWAY_PORT``, default 0: a free one, chosen by ``rollway up`` and kept for this home."""
     public_url: str | None
-    """``ROLLWAY_PUBLIC_URL``: how drivers reach the API; unset: ``http://host:port``."""
+    """``ROLLWAY_PUBLIC_URL``: how users and drivers reach the API; unset: ``http://host:port``."""
     runs_dir: Path
     """``ROLLWAY_RUNS_DIR``, default ``home/runs``: one directory per job, reachable from every node."""
+    report_url: str | None = None
+    """``ROLLWAY_REPORT_URL``: how drivers reach the API where users reach it otherwise; unset: the public URL."""
 
     @property
     def api_key_path(self) -> Path:
@@ -44,4 +46,5 @@ class Settings:
             port=int(os.environ.get("ROLLWAY_PORT", "0")),
             public_url=os.environ.get("ROLLWAY_PUBLIC_URL") or None,
             runs_dir=path("ROLLWAY_RUNS_DIR") or home / "runs",
+            report_url=os.environ.get("ROLLWAY_REPORT_URL") or None,
         )

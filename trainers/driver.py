@@ -2,10 +2,12 @@
 
 import asyncio
 import logging
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from trainers.config import ConversionConfig, RunConfig
+from trainers.errors import StorageFailed
 from trainers.outcome import end_of
 from trainers.reporting import Reporter
 from trainers.reports import EndReason, Launch
@@ -26,25 +28,25 @@ class Driver:
     async def run(self) -> None:
         launch = self._launch
         run_dir = Path(launch.run_dir)
-        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        logging.basicConfig(
-            filename=run_dir / "logs" / f"driver-{launch.attempt}.log",
-            level=logging.INFO,
-            format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-            force=True,
-        )
-        logging.getLogger("httpx").setLevel(logging.WARNING)
-        async with Reporter(
-            url=launch.report_url,
-            token=launch.report_token,
-            spool_directory=run_dir / "reports",
-            attempt=launch.attempt,
-        ) as report:
-            reason, detail = await self._end(run_dir, report)
+        async with AsyncExitStack() as stack:
+            try:
+                _log_to(run_dir / "logs" / f"driver-{launch.attempt}.log")
+                report = await stack.enter_async_context(self._reporter(run_dir / "reports"))
+            except (OSError, StorageFailed) as error:
+                report = await stack.enter_async_context(self._reporter(None))
+                reason, detail = EndReason.STORAGE_FAILED, f"the run directory {run_dir} cannot be used: {error}"
+            else:
+                reason, detail = await self._end(run_dir, report)
             log.info("ended: %s %s", reason, detail)
             if not report.superseded:
                 report.finished(reason, detail)
                 await report.drain(DRAIN_S)
+
+    def _reporter(self, spool_directory: Path | None) -> Reporter:
+        launch = self._launch
+        return Reporter(
+            url=launch.report_url, token=launch.report_token, spool_directory=spool_directory, attempt=launch.attempt
+        )
 
     async def _end(self, run_dir: Path, report: Reporter) -> tuple[EndReason, str]:
         """Run to the end, however it comes: by itself, by an error, or because it is wanted."""
@@ -82,3 +84,12 @@ class Driver:
             config, f"job-{self._launch.job_id}-{self._launch.attempt}", self._launch.job_id, run_dir, report
         ) as run:
             await (train(run, run.training) if run.training is not None else generate_only(run))
+
+
+def _log_to(path: Path) -> None:
+    """Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=path, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("httpx").setLevel(logging.WARNING)

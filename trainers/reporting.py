@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -27,7 +28,7 @@ from trainers.reports import (
     StepReport,
     Wanted,
 )
-from trainers.spool import Spool
+from trainers.spool import Fact, Spool
 
 log = logging.getLogger(__name__)
 
@@ -42,24 +43,30 @@ class Reporter:
 
     While the API is away, reports wait on disk and in memory. ``finish`` is set once the run should end well at
     its next boundary, ``stop`` once it should end now: cancelled, or ``superseded`` by another attempt.
+    Without a ``spool_directory`` they wait in memory alone.
     """
 
-    def __init__(self, *, url: str, token: str, spool_directory: Path, attempt: int) -> None:
+    def __init__(self, *, url: str, token: str, spool_directory: Path | None, attempt: int) -> None:
         self.finish = asyncio.Event()
         self.stop = asyncio.Event()
         self.superseded = False
         self._url = url
-        self._spool = Spool(spool_directory, attempt)
+        self._spool = Spool(spool_directory, attempt) if spool_directory is not None else None
         self._unsent: deque[Report] = deque()
         self._seq = 0
         self._new = asyncio.Event()
-        self._client = httpx.AsyncClient(headers={"Authorization": f"Bearer {token}"}, timeout=REQUEST_TIMEOUT_S)
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"},
+            timeout=REQUEST_TIMEOUT_S,
+            transport=httpx.AsyncHTTPTransport(),  # no proxy of the environment, while its certificates count
+        )
         self._sender: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        for report in self._spool.left_behind():
-            self._put(report.model_copy(update={"seq": self._next()}))
-        self._spool.taken_over()
+        if self._spool is not None:
+            for report in self._spool.left_behind():
+                self._put(report.model_copy(update={"seq": self._next()}))
+            self._spool.taken_over()
         self._sender = asyncio.create_task(self._send_for_ever())
         return self
 
@@ -69,7 +76,8 @@ class Reporter:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._sender
         await self._client.aclose()
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()
 
     # What the run says.
 
@@ -120,11 +128,12 @@ class Reporter:
 
     def has_step(self, rollout_id: int) -> bool:
         """Whether this or an earlier attempt reported it."""
-        return any(isinstance(fact, StepReport) and fact.rollout_id == rollout_id for fact in self._spool.facts())
+        return any(isinstance(fact, StepReport) and fact.rollout_id == rollout_id for fact in self._facts())
 
     def has_evaluation(self, weight_version: int) -> bool:
-        facts = self._spool.facts()
-        return any(isinstance(fact, EvaluationReport) and fact.weight_version == weight_version for fact in facts)
+        return any(
+            isinstance(fact, EvaluationReport) and fact.weight_version == weight_version for fact in self._facts()
+        )
 
     async def drain(self, timeout_s: float) -> bool:
         """Wait until the API has confirmed everything, at most ``timeout_s`` seconds."""
@@ -140,6 +149,9 @@ class Reporter:
 
     # How it gets there.
 
+    def _facts(self) -> Iterator[Fact]:
+        return self._spool.facts() if self._spool is not None else iter(())
+
     def _next(self) -> int:
         self._seq += 1
         return self._seq
@@ -147,6 +159,8 @@ class Reporter:
     def _put(self, report: Report) -> None:
         self._unsent.append(report)
         self._new.set()
+        if self._spool is None:
+            return
         try:
             self._spool.append(report, durable=not isinstance(report, PhaseReport))
         except OSError as error:
@@ -195,7 +209,7 @@ class Reporter:
         before = len(self._unsent)
         while self._unsent and self._unsent[0].seq <= reply.acked:
             self._unsent.popleft()
-        if len(self._unsent) < before:
+        if len(self._unsent) < before and self._spool is not None:
             with contextlib.suppress(OSError):  # only costs a second delivery, which the API recognises
                 self._spool.ack(reply.acked)
         self.superseded = reply.superseded

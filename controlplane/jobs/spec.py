@@ -28,7 +28,10 @@ class Submitted(Section):
     @model_validator(mode="after")
     def _can_be_stored(self) -> Self:
         if found := next(_unstorable(self.model_dump(), ()), None):
-            raise ValueError(f"{found} holds what JSON in Postgres cannot: NUL, half a surrogate pair, NaN or infinity")
+            raise ValueError(
+                f"{found} holds what cannot be stored: NUL, half a surrogate pair, NaN, infinity or an integer beyond "
+                "64 bits"
+            )
         return self
 
     def for_driver(self) -> dict[str, Any]:
@@ -65,6 +68,8 @@ def stored_spec(spec: dict[str, Any]) -> AnySpec:
 def _unstorable(value: Any, at: tuple[int | str, ...]) -> Iterator[str]:
     if isinstance(value, float):
         bad = not math.isfinite(value)
+    elif isinstance(value, int):
+        bad = not -(2**63) <= value < 2**63
     elif isinstance(value, str):
         bad = "\x00" in value or any("\ud800" <= character <= "\udfff" for character in value)
     else:

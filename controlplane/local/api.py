@@ -11,7 +11,9 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
+from controlplane.hosts import is_loopback
 from controlplane.local import processes
 from controlplane.local.errors import LocalError
 from controlplane.local.files import log_path, log_tail, open_log, read_json, secret, write_json
@@ -48,9 +50,9 @@ def start(settings: Settings, *, may_move: bool, timeout_s: float = START_TIMEOU
     """Start the API, or find it running. The database must be up; the API migrates it before it answers.
 
     ``may_move``: nothing on the cluster reports to the port used last, so that another will do when it is taken.
-    Raises LocalError: a port in use, or no answer within ``timeout_s``.
+    Raises LocalError: a port in use, no address for drivers, or no answer within ``timeout_s``.
     """
-    public_url(settings, 1)
+    report_url(settings, 1)
     found = find(settings)
     if found and _same_settings(settings):
         _wait_healthy(settings, ProcessId(found.pid, _started(settings)), found.url, since=None, timeout_s=timeout_s)
@@ -119,13 +121,29 @@ def _get(url: str, *, timeout_s: float) -> tuple[int, dict[str, Any]]:
 
 
 def public_url(settings: Settings, port: int) -> str:
-    """Where drivers and users reach the API. Raises LocalError when the address it listens at does not say."""
+    """Where users reach the API. Raises LocalError when the address it listens at does not say."""
     if settings.public_url:
         return settings.public_url.rstrip("/")
     if settings.host in ("0.0.0.0", "::"):
-        raise LocalError(f"ROLLWAY_HOST={settings.host} needs ROLLWAY_PUBLIC_URL: how drivers reach the API")
+        raise LocalError(f"ROLLWAY_HOST={settings.host} needs ROLLWAY_PUBLIC_URL: how users and drivers reach it")
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     return f"http://{host}:{port}"
+
+
+def report_url(settings: Settings, port: int) -> str:
+    """Where drivers reach the API. Raises LocalError when those on other machines would find themselves there."""
+    public = public_url(settings, port)
+    url = settings.report_url.rstrip("/") if settings.report_url else public
+    host = urlsplit(url).hostname or ""
+    cluster = (settings.ray_address or "").rpartition(":")[0]
+    if cluster and is_loopback(host) and not is_loopback(cluster):
+        raise LocalError(
+            f"the cluster at ROLLWAY_RAY_ADDRESS={settings.ray_address} is told to report to {host}, which every node "
+            "takes for itself: set ROLLWAY_HOST to an address of this machine that the nodes reach, or "
+            "ROLLWAY_PUBLIC_URL or ROLLWAY_REPORT_URL to a URL that they reach; a cluster on this machine alone can "
+            "be named by 127.0.0.1"
+        )
+    return url
 
 
 def _started(settings: Settings) -> int:
@@ -192,6 +210,7 @@ def _chosen(settings: Settings) -> dict[str, str]:
         "ROLLWAY_HOST": settings.host,
         "ROLLWAY_PORT": str(settings.port or ""),
         "ROLLWAY_PUBLIC_URL": settings.public_url or "",
+        "ROLLWAY_REPORT_URL": settings.report_url or "",
         "ROLLWAY_RUNS_DIR": str(settings.runs_dir),
     }
 

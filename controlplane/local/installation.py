@@ -1,9 +1,11 @@
 """All local services of one home together: up, down, and what is there."""
 
 import shutil
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from controlplane.local import api, postgres, ray
@@ -25,6 +27,8 @@ def up(settings: Settings, watch: Watcher) -> api.ApiHandle:
     Raises LocalError, after the other parts had their chance.
     """
     with exclusive(settings.home):
+        if not settings.ray_address:  # another cluster's nodes may see the directory where this machine does not
+            _runs_dir_up(settings.runs_dir)
         idle = not settings.ray_address and ray.find(settings) is None
         with ThreadPoolExecutor(2) as pool:
             cluster = pool.submit(_watched, Part.RAY, watch, lambda: _ray_up(settings, watch))
@@ -80,6 +84,15 @@ def status(settings: Settings) -> list[PartState]:
     ready, text = api.readiness(process.url, timeout_s=10.0)
     stage = Stage.RUNNING if ready else Stage.UNREADY
     return [database, cluster, PartState(Part.API, stage, f"{process.url} ({text})" if text else process.url)]
+
+
+def _runs_dir_up(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise LocalError(f"cannot write in ROLLWAY_RUNS_DIR={directory}: {error.strerror}") from error
 
 
 def _service_up(settings: Settings, watch: Watcher, idle: bool) -> api.ApiHandle:

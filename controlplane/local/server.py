@@ -43,6 +43,7 @@ async def _serve(settings: Settings) -> None:
         api_key=secret(settings.api_key_path),
         cluster=cluster,
         public_url=api.public_url(settings, settings.port),
+        report_url=api.report_url(settings, settings.port),
     )
     server = uvicorn.Server(
         uvicorn.Config(

@@ -38,6 +38,8 @@ class JobFacts:
     attempt: int
     max_attempts: int
     placement_timeout_s: float
+    api_url: str
+    """Where the driver is told to report."""
     cancel_requested_at: datetime | None = None
     driver_started_at: datetime | None = None
     """When the cluster accepted this attempt's driver; None: not yet, as far as is known."""
@@ -147,8 +149,8 @@ def _in_flight(job: JobFacts, seen: DriverSeen, now: datetime, listening_since: 
         return Wait("the driver to end the run")
     silent_since = max(job.heard_at or job.driver_started_at, listening_since)
     if now - silent_since > timedelta(seconds=timing.silence_s):
-        return Stop(lost, f"the driver lives but has not reported for {timing.silence_s:g} s")
-    return Wait("the driver's first report" if job.heard_at is None else None)
+        return Stop(lost, f"the driver lives but has not reported to {job.api_url} for {timing.silence_s:g} s")
+    return Wait(f"the driver's first report to {job.api_url}" if job.heard_at is None else None)
 
 
 def _after_release(job: JobFacts, timing: Timing) -> Decision:

@@ -51,14 +51,15 @@ class JobReconciler:
         cluster: Cluster,
         tokens: AttemptTokens,
         runs_dir: Path,
-        public_url: str,
+        api_url: str,
         timing: Timing,
     ) -> None:
+        """``api_url``: where drivers reach the API."""
         self._database = database
         self._cluster = cluster
         self._tokens = tokens
         self._runs_dir = runs_dir
-        self._public_url = public_url.rstrip("/")
+        self._api_url = api_url.rstrip("/")
         self._timing = timing
 
     async def reconcile(self, claim: Claim, listening_since: datetime) -> bool:
@@ -69,7 +70,7 @@ class JobReconciler:
         async with self._database.read() as session:
             job = await jobs.get(session, claim.job_id)
             attempt = await jobs.get_attempt(session, job.id, job.attempt) if job.attempt else None
-        facts = facts_of(job, attempt)
+        facts = facts_of(job, attempt, self._api_url)
         try:
             seen = await self._observe(facts, job.id)
             decision = decide(facts, seen, claim.now, listening_since=listening_since, timing=self._timing)
@@ -138,7 +139,7 @@ class JobReconciler:
             spec=spec.for_driver(),
             num_cpus=spec.driver_cpus,
             run_dir=str(self._runs_dir / job.id),
-            report_url=f"{self._public_url}/v1/attempts/{job.id}/{job.attempt}/reports",
+            report_url=f"{self._api_url}/v1/attempts/{job.id}/{job.attempt}/reports",
             report_token=await self._tokens.token(job.id, job.attempt),
         )
         await self._cluster.start_driver(driver_name(job.id, job.attempt), launch)
@@ -207,12 +208,13 @@ class JobReconciler:
             await jobs.note_if_unchanged(session, job, claim.lease_token, waiting_for=waiting_for)
 
 
-def facts_of(job: JobRow, attempt: AttemptRow | None) -> JobFacts:
+def facts_of(job: JobRow, attempt: AttemptRow | None, api_url: str) -> JobFacts:
     return JobFacts(
         state=JobState(job.state),
         wanted=Wanted(job.wanted),
         attempt=job.attempt,
         max_attempts=job.max_attempts,
+        api_url=api_url,
         placement_timeout_s=job.spec["resources"]["placement_timeout_s"],
         cancel_requested_at=job.cancel_requested_at,
         driver_started_at=attempt.driver_started_at if attempt else None,

@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx
 from pydantic import TypeAdapter
 
+from controlplane.hosts import is_loopback
 from controlplane.sdk.address import find_address
 from controlplane.sdk.errors import ApiError, FieldProblem, JobWaitTimeout, NotReachable
 from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step, SubmittedJob
@@ -30,6 +32,7 @@ class Rollway:
             base_url=self._address.url,
             headers={"Authorization": f"Bearer {self._address.api_key}"},
             timeout=timeout_s,
+            trust_env=not is_loopback(urlsplit(self._address.url).hostname or ""),  # a proxy has another loopback
         )
 
     @property

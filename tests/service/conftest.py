@@ -17,6 +17,7 @@ from tests.service.postgres import PostgresServer
 from tests.service.scripted import API_KEY, Api, ScriptedCluster
 
 PUBLIC_URL = "http://api.test"
+REPORT_URL = "http://drivers.test"
 # As in production, only sooner.
 QUICK = Timing(
     tick_s=0.05,
@@ -104,6 +105,7 @@ async def start_api(database_url: str, settings: Settings) -> AsyncIterator[Star
                 api_key=API_KEY,
                 cluster=cluster,
                 public_url=PUBLIC_URL,
+                report_url=REPORT_URL,
                 timing=replace(QUICK, **timing),
             )
             return await stack.enter_async_context(serving(app, cluster))

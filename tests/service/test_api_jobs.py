@@ -101,6 +101,8 @@ async def test_characters_that_postgres_refuses_are_answered_like_any_other_wron
     response = await api.http.post("/v1/jobs", content=nan, headers={"Content-Type": "application/json"})
     assert response.status_code == 422, response.text
     assert "engine.sglang.x" in response.text
+    huge = await api.http.post("/v1/jobs", json=spec(trainer={"seed": 10**30}))
+    assert huge.status_code == 422 and "trainer.seed" in huge.text, huge.text
     assert (await api.http.post(f"/v1/attempts/{good}/99999999999/reports", json={"reports": []})).status_code == 422
 
 

@@ -191,7 +191,7 @@ async def test_silence_kills_only_after_its_deadline(start_api: StartApi) -> Non
         await asyncio.sleep(0.1)
     assert (await api.job(job_id))["state"] == "running"
     job = await api.until(job_id, "failed")
-    assert "has not reported for 0.6 s" in job["end_detail"]
+    assert "has not reported to http://drivers.test for 0.6 s" in job["end_detail"]
 
 
 async def test_a_control_plane_that_takes_over_hands_the_same_token_to_the_same_driver(

@@ -78,6 +78,7 @@ async def test_reports_show_as_phase_progress_endpoint_and_checkpoints(api: Api)
     assert (job["phase"], job["waiting_for"]) == ("generating", "8 samples from the engines")
     assert job["progress"] == {"rollout_id": 0, "num_rollouts": 5, "weight_version": 2}
     assert job["router_url"] == "http://127.0.0.1:1/v1"
+    assert driver.launch.report_url == f"http://drivers.test/v1/attempts/{job_id}/1/reports"
     assert job["openai_base_url"] == f"http://api.test/v1/jobs/{job_id}/openai/v1"
     items = (await api.http.get(f"/v1/jobs/{job_id}/metrics")).json()["items"]
     assert items[0]["values"] == {"reward": 0.5, "loss": None}

@@ -11,7 +11,7 @@ SHIPPED_FILTERS = ("any_reward", "reward_nonzero_std")
 
 
 class RolloutConfig(Section):
-    num_rollouts: Positive
+    num_rollouts: Annotated[int, Field(gt=0, lt=2**31)]
     rollout_batch_size: Positive
     """Prompts per rollout."""
     n_samples_per_prompt: Positive = 8

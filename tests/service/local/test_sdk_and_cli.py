@@ -73,6 +73,18 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedApi]:
     api.server.server_close()
 
 
+def test_an_api_on_this_machine_is_not_asked_through_a_proxy_of_the_environment(
+    api: ScriptedApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    api.life((200, job("running")))
+    with Rollway() as rollway:
+        assert rollway.get("j1").state == "running"
+
+
 REFUSAL = {
     "error": {
         "code": "invalid",

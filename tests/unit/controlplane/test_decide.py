@@ -31,7 +31,9 @@ ALIVE = DriverSeen(DriverStatus.ALIVE)
 
 
 def job(state: JobState, **facts: object) -> JobFacts:
-    base = JobFacts(state=state, wanted=Wanted.RUN, attempt=1, max_attempts=3, placement_timeout_s=300.0)
+    base = JobFacts(
+        state=state, wanted=Wanted.RUN, attempt=1, max_attempts=3, placement_timeout_s=300.0, api_url="http://api"
+    )
     return replace(base, **facts)  # type: ignore[arg-type]
 
 
@@ -73,6 +75,15 @@ def test_silence_counts_only_while_somebody_listened() -> None:
     assert isinstance(at(silent, ALIVE, 601), Stop)
     assert at(silent, ALIVE, 601, listening_since=500) == Wait(None)
     assert isinstance(at(silent, ALIVE, 1101, listening_since=500), Stop)
+
+
+def test_a_driver_that_never_reported_is_said_to_where_it_should() -> None:
+    silent = job(JobState.STARTING, driver_started_at=T0)
+    assert at(silent, ALIVE, 599) == Wait("the driver's first report to http://api")
+    stopped = at(silent, ALIVE, 601)
+    assert isinstance(stopped, Stop)
+    assert stopped.reason is EndReason.DRIVER_START_FAILED
+    assert "has not reported to http://api for 600 s" in stopped.detail
 
 
 def test_a_cancelled_driver_has_its_grace_counted_from_when_it_could_hear() -> None:
@@ -153,7 +164,7 @@ def test_whatever_happens_a_job_ends_once_within_its_attempts_and_stays_ended(
     history: list[tuple[str, EndReason, DriverStatus, bool, float]], max_attempts: int
 ) -> None:
     now = T0
-    current = JobFacts(JobState.QUEUED, Wanted.RUN, 0, max_attempts, placement_timeout_s=300.0)
+    current = JobFacts(JobState.QUEUED, Wanted.RUN, 0, max_attempts, placement_timeout_s=300.0, api_url="http://api")
     # After the history nothing but silence: deadlines alone must bring the end.
     quiet = [("nothing", EndReason.FINISHED, DriverStatus.ALIVE, True, 400.0)] * (8 * max_attempts + 8)
     for what, reason, status, released, seconds in [*history, *quiet]:

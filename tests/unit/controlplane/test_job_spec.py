@@ -79,10 +79,17 @@ def test_an_option_that_the_system_owns_names_the_field_to_use() -> None:
     assert "resources.rollout_num_gpus_per_engine" in wrong(engine={"sglang": {"tp_size": 2}})["engine"].message
 
 
-@pytest.mark.parametrize("value", ["a\x00b", "\ud800", float("nan"), float("inf")])
+@pytest.mark.parametrize("value", ["a\x00b", "\ud800", float("nan"), float("inf"), 2**63, -(2**63) - 1])
 def test_what_the_database_cannot_hold_is_refused_by_path(value: object) -> None:
     message = next(iter(wrong(engine={"sglang": {"option": [1, value]}}).values())).message
     assert "engine.sglang.option[1] holds" in message
+
+
+def test_numbers_beyond_what_the_database_holds_are_refused_by_path() -> None:
+    assert "trainer.seed holds" in next(iter(wrong(trainer={"seed": 10**30}).values())).message
+    assert list(wrong(rollout=GOOD["rollout"] | {"num_rollouts": 2**31})) == ["rollout.num_rollouts"]
+    largest = {"trainer": {"seed": 2**63 - 1}, "rollout": GOOD["rollout"] | {"num_rollouts": 2**31 - 1}}
+    assert JobSpec.model_validate(GOOD | largest).num_rollouts == 2**31 - 1
 
 
 def test_sizes_that_do_not_agree_are_refused_with_both_numbers() -> None:

@@ -30,6 +30,62 @@ def test_yaml_is_read_by_its_suffix(tmp_path: Path) -> None:
     assert read_spec(tmp_path / "job.yaml", []) == {"rollout": {"num_rollouts": 5}}
 
 
+def test_relative_inputs_are_found_beside_the_spec_file_and_outputs_go_where_the_user_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside, here = tmp_path / "beside", tmp_path / "here"
+    for directory in (beside / "model", beside / "plugins", here):
+        directory.mkdir(parents=True)
+    for path in (beside / "train.jsonl", here / "train.jsonl", here / "more.jsonl"):
+        path.touch()
+    monkeypatch.chdir(here)
+    spec = {
+        "model": {"hf_checkpoint": "model"},
+        "data": {
+            "prompt_data": [{"path": ["train.jsonl@[:100]", "/data/x.jsonl"], "weight": 2}, {"path": "absent.json"}]
+        },
+        "eval": {
+            "sets": [{"name": "a", "prompt_data": "train.jsonl"}, {"name": "b", "prompt_data": "more.jsonl@[1:]"}]
+        },
+        "checkpoint": {"load": "model", "save": "out", "save_hf": "hf/{rollout_id}"},
+        "runtime": {"python_path": ["plugins", "."]},
+    }
+    (beside / "job.json").write_text(json.dumps(spec))
+    assert read_spec(Path("../beside/job.json"), ["checkpoint.ref_load=train.jsonl"]) == {
+        "model": {"hf_checkpoint": f"{here}/../beside/model"},
+        "data": {
+            "prompt_data": [
+                {"path": [f"{here}/../beside/train.jsonl@[:100]", "/data/x.jsonl"], "weight": 2},
+                {"path": "absent.json"},
+            ]
+        },
+        "eval": {
+            "sets": [
+                {"name": "a", "prompt_data": f"{here}/../beside/train.jsonl"},
+                {"name": "b", "prompt_data": f"{here}/more.jsonl@[1:]"},
+            ]
+        },
+        "checkpoint": {
+            "load": f"{here}/../beside/model",
+            "save": f"{here}/out",
+            "save_hf": f"{here}/hf/{{rollout_id}}",
+            "ref_load": f"{here}/train.jsonl",
+        },
+        "runtime": {"python_path": [f"{here}/../beside/plugins", f"{here}/../beside"]},
+    }
+
+
+def test_a_run_that_goes_on_with_what_it_saves_has_one_directory_for_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "beside" / "out").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "beside" / "job.json").write_text(json.dumps({"checkpoint": {"load": "out", "save": "out"}}))
+    assert read_spec(tmp_path / "beside" / "job.json", []) == {
+        "checkpoint": {"load": f"{tmp_path}/out", "save": f"{tmp_path}/out"}
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "text", "settings", "message"),
     [

@@ -1,14 +1,19 @@
 """How an attempt ends, and what it says of it."""
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from trainers import driver
 from trainers.driver import Driver
 from trainers.errors import DataInvalid
-from trainers.reports import EndReason
+from trainers.reporting import Reporter
+from trainers.reports import EndReason, FinishedReport, ReportReply, Wanted
+from trainers.spool import Spool
 
 
 class Silent:
@@ -21,9 +26,10 @@ class Silent:
 class Scripted(Driver):
     """Does as it is told in place of a run."""
 
-    def __init__(self, work: Any) -> None:
+    def __init__(self, work: Any, **launch: Any) -> None:
         super().__init__(
             {"job_id": "j", "attempt": 1, "spec": {}, "run_dir": "/", "report_url": "http://a.test", "report_token": ""}
+            | launch
         )
         self._does = work
 
@@ -73,3 +79,44 @@ async def test_a_run_that_is_told_to_stop_was_cancelled_and_has_cleaned_up() -> 
     report = Silent()
     assert await Scripted(work)._end(Path("/"), report) == (EndReason.CANCELLED_BY_USER, "")  # pyright: ignore[reportArgumentType]
     assert cleaned == ["released"]
+
+
+@pytest.fixture
+def delivered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What an API would have been sent."""
+    sent: list[Any] = []
+
+    async def post(_: Reporter, batch: list[Any]) -> ReportReply:
+        sent.extend(batch)
+        return ReportReply(acked=len(sent), wanted=Wanted.RUN)
+
+    monkeypatch.setattr(Reporter, "_post", post)
+    monkeypatch.setattr(driver, "DRAIN_S", 5.0)
+    return sent
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["cannot be made", "full disk"])
+async def test_a_run_directory_that_cannot_be_used_is_the_reason_that_is_reported(
+    delivered: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    run_dir = tmp_path / "runs" / "j"
+    if full:  # with a fact of the attempt before to take over
+        monkeypatch.setattr(driver, "_log_to", lambda _: None)
+        spool = Spool(run_dir / "reports", 1)
+        (run_dir / "reports" / "attempt-1.jsonl").write_text(
+            '{"kind":"step","seq":1,"at":"2026-01-01T00:00:00Z","rollout_id":0,"weight_version":1,"metrics":{}}\n'
+        )
+        spool.close()
+        monkeypatch.setattr(Spool, "append", _no_space)
+    else:
+        run_dir.parent.touch()
+    await Scripted(nothing, run_dir=str(run_dir), attempt=2).run()
+    (last,) = delivered
+    assert isinstance(last, FinishedReport)
+    assert (last.seq, last.reason) == (1, EndReason.STORAGE_FAILED)
+    assert str(run_dir) in last.detail
+    assert os.strerror(errno.ENOSPC if full else errno.ENOTDIR) in last.detail
+
+
+def _no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

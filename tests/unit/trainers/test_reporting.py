@@ -96,6 +96,18 @@ async def test_reports_arrive_in_the_order_in_which_they_were_made(api: Api, tmp
     assert [stored.rollout_id for stored in api.stored if isinstance(stored, StepReport)] == list(range(700))
 
 
+async def test_a_proxy_of_the_environment_is_not_between_the_driver_and_the_api(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    async with reporter(api, tmp_path) as report:
+        report.step(0, 1, {})
+        assert await report.drain(3)
+
+
 async def test_reports_made_while_the_api_fails_arrive_when_it_is_back(api: Api, tmp_path: Path) -> None:
     api.failing = True
     async with reporter(api, tmp_path) as report:
