@@ -76,6 +76,9 @@ class SamplingConfig(Section):
         return self
 
 
+_OWN_KEY = "(the service's own key: jobs' engines are reached through it, and speak plain HTTP without a key)"
+_OWN_TLS = "(TLS in front of the service: jobs' engines are reached through it, and speak plain HTTP)"
+
 # SGLang options that the system sets itself, and the field that decides each.
 OWNED_SGLANG_OPTIONS: dict[str, str] = {
     "model_path": "model.hf_checkpoint",
@@ -94,6 +97,13 @@ OWNED_SGLANG_OPTIONS: dict[str, str] = {
     "random_seed": "engine.seed",
     "weight_version": "(set by weight sync)",
     "skip_server_warmup": "(set by the engine)",
+    "api_key": _OWN_KEY,
+    "admin_api_key": _OWN_KEY,
+    "ssl_keyfile": _OWN_TLS,
+    "ssl_certfile": _OWN_TLS,
+    "ssl_ca_certs": _OWN_TLS,
+    "ssl_keyfile_password": _OWN_TLS,
+    "enable_ssl_refresh": _OWN_TLS,
 }
 
 

@@ -17,6 +17,10 @@ class EngineLost(EngineError):
     """A running engine or router process is gone or no longer answers."""
 
 
+class EngineOutOfMemory(EngineError):
+    """An engine ended for want of memory, the accelerator's or its host's, while it started or later."""
+
+
 class EngineRefused(EngineError):
     """The engine answered a request with a client error; the text is the engine's."""
 

@@ -12,7 +12,7 @@ import ray.exceptions
 import ray.util
 
 from engines.config import EngineConfig
-from engines.errors import EngineError, EngineLost, EngineStartError, WaitTimeout
+from engines.errors import EngineError, EngineLost, EngineOutOfMemory, EngineStartError, WaitTimeout
 from engines.hardware.base import Hardware
 from engines.placement import Slot
 from engines.process import tail
@@ -71,7 +71,8 @@ class Fleet:
     async def start(self, progress: Callable[[str], None] = lambda text: None) -> None:
         """Start router and engines at once. No engine gets requests before :meth:`admit`.
 
-        ``progress`` is called with a line about each that came up. Raises EngineStartError; call :meth:`close` then.
+        ``progress`` is called with a line about each that came up. Raises EngineStartError or
+        EngineOutOfMemory; call :meth:`close` then.
         """
         router = Router(
             host=ray.util.get_node_ip_address(),
@@ -131,7 +132,8 @@ class Fleet:
         await self._running_router().unregister(receiver.url)
 
     async def watch(self) -> NoReturn:
-        """Runs until an engine or the router is gone, and raises EngineLost with the end of its log."""
+        """Runs until an engine or the router is gone, and raises EngineLost or EngineOutOfMemory with the end of its
+        log."""
         while True:
             self._running_router().check()
             try:
@@ -174,6 +176,8 @@ class Fleet:
             return await asyncio.wait_for(_result(engine.actor.start.remote()), timeout_s)
         except TimeoutError:
             raise EngineStartError(f"{engine.launch.name} did not come up within {timeout_s:.0f} s") from None
+        except ray.exceptions.OutOfMemoryError as error:
+            raise self._ended_by_ray(engine, error) from error
         except ray.exceptions.RayActorError as error:
             raise EngineStartError(
                 f"the actor of {engine.launch.name} died while starting: {error}{self._log_text(engine)}"
@@ -186,8 +190,15 @@ class Fleet:
             raise EngineLost(
                 f"the actor of {engine.launch.name} did not answer for {ANSWER_TIMEOUT_S:.0f} s{self._log_text(engine)}"
             ) from None
+        except ray.exceptions.OutOfMemoryError as error:
+            raise self._ended_by_ray(engine, error) from error
         except ray.exceptions.RayActorError as error:
             raise EngineLost(f"the actor of {engine.launch.name} died: {error}{self._log_text(engine)}") from error
+
+    def _ended_by_ray(self, engine: _Engine, error: Exception) -> EngineOutOfMemory:
+        return EngineOutOfMemory(
+            f"the actor of {engine.launch.name} was ended by Ray, as its host ran out of memory: {error}"
+        )
 
     def _log_text(self, engine: _Engine) -> str:
         """The end of an engine's newest log, where this node can read it."""

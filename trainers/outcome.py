@@ -5,6 +5,7 @@ import traceback
 
 from engines.errors import (
     EngineLost,
+    EngineOutOfMemory,
     EngineRefused,
     EngineStartError,
     HardwareUnavailable,
@@ -20,6 +21,7 @@ _ENGINE_REASONS: tuple[tuple[type[Exception], EndReason], ...] = (
     (PlacementTimeout, EndReason.PLACEMENT_TIMEOUT),
     (EngineStartError, EndReason.ENGINE_START_FAILED),
     (EngineLost, EndReason.ENGINE_LOST),
+    (EngineOutOfMemory, EndReason.OUT_OF_MEMORY),
     (WeightSyncError, EndReason.WEIGHT_SYNC_FAILED),
     (EngineRefused, EndReason.ROLLOUT_FAILED),
     (WaitTimeout, EndReason.ENGINE_LOST),

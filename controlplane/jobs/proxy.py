@@ -192,7 +192,7 @@ class _Inbound:
 
 
 def _refuse_empty_prompt(body: bytes) -> None:
-    """An engine's scheduler dies of a prompt without a token, and with it all that it serves."""
+    """Plainly empty ones are answered here, with the field's name; of text without a token the engine says so."""
     try:
         asked = orjson.loads(body)
     except orjson.JSONDecodeError:

@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import signal
 import sys
 import time
 import uuid
@@ -13,7 +15,7 @@ from pathlib import Path
 import aiohttp
 
 from engines.config import EngineConfig
-from engines.errors import EngineLost, EngineStartError
+from engines.errors import EngineError, EngineLost, EngineOutOfMemory, EngineStartError
 from engines.hardware.base import Hardware
 from engines.network import free_port, http_url
 from engines.process import SupervisedProcess
@@ -24,6 +26,18 @@ BIND_ATTEMPTS = 3
 _WARM_UP = aiohttp.ClientTimeout(total=120.0)
 """For one attempt at the first token; kernels may be compiled for it."""
 _PORT_TAKEN = ("address already in use", "EADDRINUSE", "is already in use")
+_NO_MEMORY = re.compile(
+    # PyTorch's, CUDA's and ROCm's, Python's, the C library's, SGLang's
+    r"\bOutOfMemoryError\b|\b(?:CUDA|HIP) out of memory|CUDA error: out of memory|^[\w.]*MemoryError\b"
+    r"|[Cc]annot allocate memory|can't allocate memory"
+    r"|Not enough memory\. Please|(?:Prefill|Decode) out of memory|Out of memory even after|runs out of memory"
+)
+_LOG_LINES = 400
+"""From the end of the log, in which the cause is looked for: beside a rank's words stand those of its neighbours."""
+_KILLED = 128 + signal.SIGKILL
+_KILLS_ITSELF = re.compile(r"SIGQUIT received|Received sigquit")
+"""The server, of which a process of its own failed in whatever way: it ends itself by SIGKILL then."""
+_CHILD_KILLED = re.compile(r"(?:exit code:?|terminated with) -9\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +68,8 @@ class SGLangEngine:
         self._receiver: SGLangReceiver | None = None
 
     async def start(self) -> SGLangReceiver:
-        """Start the server and wait until it answers. Raises EngineStartError, with the end of its log, as soon as
-        the process ends or when ``engine.start_timeout_s`` has passed."""
+        """Start the server and wait until it generates. Raises EngineStartError or EngineOutOfMemory as soon as the
+        process ends or refuses, or when ``engine.start_timeout_s`` has passed; the text has the end of its log."""
         host = self._host or _node_ip()
         deadline = time.monotonic() + self._launch.config.start_timeout_s
         for attempt in range(1, BIND_ATTEMPTS + 1):
@@ -64,7 +78,7 @@ class SGLangEngine:
             try:
                 await self._wait_ready(process, http_url(host, port), deadline)
                 await _freeze_garbage_collector(http_url(host, port))
-            except EngineStartError:
+            except EngineError:
                 await process.stop()
                 log = process.last_lines()
                 if attempt < BIND_ATTEMPTS and any(words in log for words in _PORT_TAKEN):
@@ -82,13 +96,10 @@ class SGLangEngine:
         raise AssertionError("the last attempt returns or raises")
 
     async def health(self) -> None:
-        """Raises EngineLost, with the end of the log, when the server process is gone."""
+        """Raises EngineLost or EngineOutOfMemory, with the end of the log, when the server process is gone."""
         process = self._process
         if process is not None and process.returncode is not None:
-            raise EngineLost(
-                f"{self._launch.name}: the SGLang server ended with status {process.returncode}; "
-                f"last lines of {process.log}:\n{process.last_lines()}"
-            )
+            raise self._ended(process, process.returncode)
 
     async def describe(self) -> dict[str, object]:
         """Where it runs: for events and error texts."""
@@ -129,34 +140,59 @@ class SGLangEngine:
             raise EngineStartError(f"{launch.name} could not be started (log {log}): {error}") from error
         return process
 
+    def _ended(self, process: SupervisedProcess, status: int, *, ready: bool = True) -> EngineError:
+        """What the end of the server process means, as far as its status and its log tell."""
+        log = process.last_lines(_LOG_LINES)
+        kind: type[EngineError] = EngineLost if ready else EngineStartError
+        why = "" if ready else " before it was ready"
+        said = next((line for line in log.splitlines() if _NO_MEMORY.search(line)), None)
+        if said is not None:
+            kind = EngineOutOfMemory
+            why += f", out of memory: {said[:300]}"
+        elif _CHILD_KILLED.search(log) or (status == _KILLED and not _KILLS_ITSELF.search(log)):
+            why += ", by SIGKILL, which is also what the kernel sends when the host's memory runs out"
+        return kind(
+            f"{self._launch.name}: the SGLang server ended with status {status}{why}; "
+            f"last lines of {process.log}:\n{process.last_lines()}"
+        )
+
     async def _wait_ready(self, process: SupervisedProcess, url: str, deadline: float) -> None:
-        name, timeout = self._launch.name, aiohttp.ClientTimeout(total=5.0)
+        timeout = aiohttp.ClientTimeout(total=5.0)
         async with aiohttp.ClientSession(timeout=timeout) as http:
             while True:
                 if process.returncode is not None:
-                    raise EngineStartError(
-                        f"{name}: the SGLang server ended with status {process.returncode} before it was ready; "
-                        f"last lines of {process.log}:\n{process.last_lines()}"
-                    )
-                if await _is_ready(http, url) and await _generates(http, url):
+                    raise self._ended(process, process.returncode, ready=False)
+                if not await _is_ready(http, url):
+                    missing = f"answer {url}/health"
+                elif not (instead := await self._first_token(process, http, url)):
                     return
+                else:
+                    missing = f"generate a token ({url}/generate: {instead})"
                 if time.monotonic() > deadline:
                     raise EngineStartError(
-                        f"{name}: the SGLang server did not answer {url}/health within engine.start_timeout_s = "
+                        f"{self._launch.name}: the SGLang server did not {missing} within engine.start_timeout_s = "
                         f"{self._launch.config.start_timeout_s:.0f} s; last lines of {process.log}:\n"
                         f"{process.last_lines()}"
                     )
                 await asyncio.sleep(0.25)
 
-
-async def _generates(http: aiohttp.ClientSession, url: str) -> bool:
-    """One token: what a first request builds is built, and an engine that cannot generate does not come up."""
-    body = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "ignore_eos": True}}
-    try:
-        async with http.post(f"{url}/generate", json=body, timeout=_WARM_UP) as reply:
-            return reply.status == 200
-    except (aiohttp.ClientError, TimeoutError):
-        return False  # a process that ended is noticed by the caller
+    async def _first_token(self, process: SupervisedProcess, http: aiohttp.ClientSession, url: str) -> str:
+        """What came in its place, "" when it came: what a first request builds is built, and an engine that cannot
+        generate does not come up. Raises EngineStartError for a 4xx: the same request will not do better."""
+        body = {"input_ids": [0], "sampling_params": {"max_new_tokens": 1, "ignore_eos": True}}
+        try:
+            async with http.post(f"{url}/generate", json=body, timeout=_WARM_UP) as reply:
+                if reply.status == 200:
+                    return ""
+                instead = f"status {reply.status}: {(await reply.text(errors='replace'))[:500]}"
+        except (aiohttp.ClientError, TimeoutError) as error:
+            return repr(error)  # a process that ended is noticed by the caller
+        if 400 <= reply.status < 500:
+            raise EngineStartError(
+                f"{self._launch.name}: the SGLang server refused {url}/generate with {instead}; "
+                f"last lines of {process.log}:\n{process.last_lines()}"
+            )
+        return instead
 
 
 async def _is_ready(http: aiohttp.ClientSession, url: str) -> bool:

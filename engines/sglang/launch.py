@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import os
 import sys
+from typing import Any
 
 
 def _fork_workers() -> None:
@@ -25,6 +26,21 @@ def _fork_workers() -> None:
         """SGLang's later wish for ``spawn``."""
 
     multiprocessing.set_start_method = keep_fork  # type: ignore[method-assign]
+
+
+def _refuse_empty_prompts() -> None:
+    """A prompt without a token is a client's error (400). SGLang looks for it in some requests only, and its scheduler
+    dies of it in all others: text whose characters the tokenizer drops, a batch with an empty list of ids."""
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    validate = TokenizerManager._validate_one_request
+
+    def validate_one_request(self: Any, obj: Any, input_ids: Any) -> None:
+        if not obj.input_embeds and (input_ids is None or len(input_ids) == 0):
+            raise ValueError("The prompt has no tokens: at least one is needed to go on from.")
+        validate(self, obj, input_ids)
+
+    TokenizerManager._validate_one_request = validate_one_request
 
 
 def main() -> None:
@@ -47,6 +63,7 @@ def main() -> None:
     server_args = prepare_server_args(argv)
     if server_args.device == "cpu":
         _fork_workers()
+    _refuse_empty_prompts()
     try:
         run_server(server_args)
     finally:

@@ -247,6 +247,23 @@ async def test_a_request_that_is_too_long_is_refused_with_the_engines_words(runn
         await running.client.generate([5] * 600, SamplingConfig(max_new_tokens=2), rid="too-long")
 
 
+@pytest.mark.parametrize(
+    "prompt",
+    [{"text": "\r"}, {"text": ["hi", "\r"]}, {"input_ids": []}, {"input_ids": [[]]}, {"input_ids": [PROMPT, []]}],
+    ids=str,
+)
+async def test_a_prompt_without_a_token_is_refused_and_the_engine_goes_on(
+    running: RunningFleet, prompt: dict[str, Any]
+) -> None:
+    (receiver,) = running.fleet.receivers()
+    async with (
+        aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as http,
+        http.post(f"{receiver.url}/generate", json=prompt | {"sampling_params": {"max_new_tokens": 2}}) as reply,
+    ):
+        assert (reply.status, "error" in await reply.json()) == (400, True)
+    await raw_generate(receiver.url)
+
+
 async def test_room_that_the_cluster_lacks_is_reported_in_time(ray_cluster: str, hardware: Hardware) -> None:
     asked = ResourcesConfig(actor_num_gpus_per_node=1000, rollout_num_gpus=3, placement_timeout_s=1.0)
     with pytest.raises(PlacementTimeout, match=r"1 × \[500 CPU\], 3 × \[0\.5 CPU\]; node [\d.]+: .* free of 8 CPU"):

@@ -4,7 +4,7 @@ import string
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 SPECIAL = ("<pad>", "<eos>", "<user>", "<assistant>")
@@ -46,6 +46,8 @@ def build_tiny_model(directory: Path, *, seed: int = 0, **shape: int) -> Path:
 def _tokenizer() -> PreTrainedTokenizerFast:
     alphabet = [*SPECIAL, *sorted(set(string.printable) - set("\r\x0b\x0c"))]
     inner = Tokenizer(models.WordLevel({token: index for index, token in enumerate(alphabet)}, unk_token="<pad>"))
+    # As many tokenizers do, it drops a character that it does not know.
+    inner.normalizer = normalizers.Replace("\r", "")
     inner.pre_tokenizer = pre_tokenizers.Split(Regex("[\\s\\S]"), behavior="isolated")
     inner.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(

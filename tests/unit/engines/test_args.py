@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from engines.config import EngineConfig
 from engines.hardware import CPU, CUDA
@@ -75,6 +76,21 @@ def test_the_job_overrides_the_hardware_and_the_system_both() -> None:
     assert options["log_level_http"] == "error"
     assert options["attention_backend"] == "torch_native"
     assert (options["model_path"], options["port"], options["tp_size"], options["dtype"]) == ("/m", 3, 2, "float32")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("model_path", "use model.hf_checkpoint"),
+        ("api_key", "use .the service's own key"),
+        ("admin_api_key", "use .the service's own key"),
+        ("ssl_certfile", "use .TLS in front of the service"),
+        ("enable_ssl_refresh", "use .TLS in front of the service"),
+    ],
+)
+def test_what_the_system_sets_is_refused_with_what_decides_it(name: str, text: str) -> None:
+    with pytest.raises(ValidationError, match=f"sglang.{name} is set by the system: {text}"):
+        EngineConfig(sglang={name: "x"})
 
 
 def test_engines_sample_with_different_seeds() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from engines.errors import EngineOutOfMemory
 from trainers import driver
 from trainers.driver import Driver
 from trainers.errors import DataInvalid
@@ -47,6 +48,10 @@ async def bad_data() -> None:
     raise DataInvalid("line 3")
 
 
+async def engine_without_memory() -> None:
+    raise ExceptionGroup("", [EngineOutOfMemory("engine-0: CUDA out of memory")])
+
+
 async def nothing() -> None: ...
 
 
@@ -55,6 +60,7 @@ async def nothing() -> None: ...
     [
         (nothing, EndReason.FINISHED, ""),
         (bad_data, EndReason.DATA_INVALID, "line 3"),
+        (engine_without_memory, EndReason.OUT_OF_MEMORY, "engine-0: CUDA out of memory"),
         (lost_task, EndReason.INTERNAL_ERROR, "something within the run was cancelled"),
     ],
 )

@@ -94,6 +94,7 @@ def test_an_unknown_misspelt_or_abbreviated_flag_is_refused_with_the_nearest(wor
         (("--recompute-granularity", "some"), "takes one of full, selective"),
         (("--sglang-tp-size", "2"), "use --rollout-num-gpus-per-engine"),
         (("--sglang-model-path", "/m"), "use --hf-checkpoint"),
+        (("--sglang-api-key", "k"), "use (the service's own key"),
         (("--balance-data", "yes"), "stands alone"),
         (("--load", "${SAVE_DIR}"), "${SAVE_DIR} is for a shell to fill in"),
         (("--kl-coef", "0.1"), "no effect under this algorithm"),
