@@ -28,7 +28,7 @@ SETTLING_S = 3.0
 class Bytes:
     """A tokenizer that costs next to nothing."""
 
-    def encode(self, text: str, /) -> list[int]:
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
         return list(text.encode())
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], /, **options: Any) -> Any:

@@ -38,7 +38,7 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
     first = version = training.state.next_rollout_id
     await publish(run, training, version)
     await open_to_requests(run, version)
-    if config.eval.before_train and version == 0:
+    if (config.eval.before_train and version == 0) or config.evaluates_alone:
         await evaluate(run, version)
     if training.state.resumed:
         await catch_up(run, training)
@@ -85,7 +85,7 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
         if last:
             break
 
-    if version > 0 and not config.checkpoint.exports_every_save:
+    if version > 0 and not config.evaluates_alone and not config.checkpoint.exports_every_save:
         await export(run, training, version, training.export)
 
 
@@ -106,7 +106,7 @@ async def generate_only(run: Run) -> None:
     if run.engines is not None:
         await asyncio.gather(*(receiver.commit(0) for receiver in run.engines.fleet.receivers()))
     await open_to_requests(run, 0)
-    if run.config.eval.before_train:
+    if run.config.eval.before_train or run.config.evaluates_alone:
         await evaluate(run, 0)
     for rollout_id in range(run.config.rollout.num_rollouts):
         clock = Clock()
@@ -123,7 +123,8 @@ async def generate(run: Run, rollout_id: int, version: int) -> RolloutOutput:
     config = run.config
     run.report.phase(Phase.GENERATING, f"rollout {rollout_id}: {config.rollout.samples_per_rollout} samples")
     output = await run.rollout(run.context(version), rollout_id)
-    await run.plugins.postprocess(output.groups)
+    if config.debug.load_rollouts is None:  # what was saved had been through it
+        await run.plugins.postprocess(output.groups)
     metrics = await run.plugins.rollout_metrics(rollout_id, output.groups, output.metrics)
     if config.debug.save_rollouts is not None:
         directory = Path(config.debug.save_rollouts)

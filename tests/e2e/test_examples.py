@@ -26,6 +26,7 @@ from trainers.batch import build_train_batch
 from trainers.config import RunConfig
 from trainers.plugins.run import load_plugins
 from trainers.rollout.data import PromptData
+from trainers.rollout.default import generate_rollout
 from trainers.rollout.protocols import RolloutContext
 from trainers.rollout.rewards import load_reward
 
@@ -175,7 +176,13 @@ async def test_a_rollout_of_ones_own_keeps_groups_that_hold_something_to_learn(w
 
 
 async def test_partial_credit_pays_for_what_is_near(world: World) -> None:
-    context = world.context(custom_reward.spec(world.directory))
+    context = world.context(custom_reward.spec(world.directory), rollout_batch_size=4, n_samples_per_prompt=8)
+    output = await generate_rollout(context, 0)
+    generated = [sample for group in output.groups for sample in group]
+    assert len(generated) == 32
+    for sample in generated:
+        world.check(sample)
+        assert sample.reward == await context.reward(sample)
     [[sample]] = context.data.next_groups(1, 1)
     right = int(sample.label)
     paid = {}

@@ -11,7 +11,8 @@ SHIPPED_FILTERS = ("any_reward", "reward_nonzero_std")
 
 
 class RolloutConfig(Section):
-    num_rollouts: Annotated[int, Field(gt=0, lt=2**31)]
+    num_rollouts: Annotated[int, Field(ge=0, lt=2**31)]
+    """0: nothing is trained; ``eval.sets`` are evaluated once, with the weights that the run begins with."""
     rollout_batch_size: Positive
     """Prompts per rollout."""
     n_samples_per_prompt: Positive = 8
@@ -20,8 +21,8 @@ class RolloutConfig(Section):
     timeout_s: Seconds = 1800.0
     """For one rollout, generation and rewards together."""
     sample_timeout_s: Seconds | None = None
-    """For generating one sample, its tools and turns included; one that takes longer is ``failed`` and has no part in
-    the training. Unset, only ``timeout_s`` and ``engine.request_timeout_s`` hold, which fail the rollout."""
+    """For generating one sample to train on, its tools and turns included; one that takes longer is ``failed`` and has
+    no part in the training. Unset, only ``timeout_s`` and ``engine.request_timeout_s`` hold, which fail the rollout."""
     over_sampling_batch_size: Positive | None = None
     """Prompts that are started at a time; unset, ``rollout_batch_size``. What is left over once enough groups are
     ready is aborted."""

@@ -50,6 +50,11 @@ class RunConfig(Section):
         return self.debug.generates and (rollout_function_of(self.algorithm) is None or bool(self.eval.sets))
 
     @property
+    def evaluates_alone(self) -> bool:
+        """Whether nothing is trained or generated but one evaluation."""
+        return self.rollout.num_rollouts == 0
+
+    @property
     def data_parallel_size(self) -> int:
         return self.resources.train_world_size // self.trainer.model_parallel_size
 
@@ -65,6 +70,8 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _halves_have_what_they_need(self) -> Self:
+        if self.evaluates_alone and not self.eval.sets:
+            raise ValueError("rollout.num_rollouts is 0, so there is only an evaluation to run: add eval.sets")
         if self.debug.mode == "train_only" and self.eval.sets:
             raise ValueError("eval.sets are answered by engines, and debug.mode train_only has none: leave one out")
         if not self.uses_engines and self.engine.keep_serving_s:

@@ -109,7 +109,7 @@ def _system_options(config: RunConfig, device: DeviceType) -> dict[str, Any]:
         # Steps and micro-batches are planned elsewhere; Megatron only wants numbers that divide.
         "global_batch_size": config.data_parallel_size,
         "micro_batch_size": 1,
-        "train_iters": config.rollout.num_rollouts * config.steps_per_rollout,
+        "train_iters": max(1, config.rollout.num_rollouts) * config.steps_per_rollout,
         "lr": trainer.lr,
         "min_lr": trainer.min_lr,
         "lr_decay_style": trainer.lr_decay_style,

@@ -57,7 +57,7 @@ class Evaluator:
 
     async def __call__(self, context: RolloutContext) -> list[Evaluation]:
         """Every set with the version that the engines serve, which is the number of the next rollout."""
-        version = context.weight_version
+        context, version = replace(context, evaluating=True), context.weight_version
         if (own := self._plugins.eval_function) is not None:
             answered = await own(context, version)
             for name, groups in answered.items():

@@ -89,6 +89,8 @@ class RolloutContext:
     """What the engines serve."""
     progress: Progress
     doors: RolloutDoors = RolloutDoors()
+    evaluating: bool = False
+    """What is generated is a measurement, and not trained on."""
 
 
 @dataclass(frozen=True, slots=True)

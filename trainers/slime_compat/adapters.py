@@ -59,7 +59,7 @@ class Adapter:
         return evaluate
 
     def custom_generate_function(self, function: Function, name: str) -> Function:
-        told = {"evaluation": False} if _takes(function, "evaluation") else {}
+        asks = _takes(function, "evaluation")
 
         async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Sample | list[Sample]:
             self.args.connect(context.base_url, context.tokenizer)
@@ -67,6 +67,7 @@ class Adapter:
             if sample.status is not SampleStatus.ABORTED and not sample.response_length:
                 view.tokens = []  # slime's functions take tokens that are there for a response to be continued
             given = sampling_params(self.args) | _of(sampling)
+            told = {"evaluation": context.evaluating} if asks else {}
             found = await function(self.args, view, given, **told)
             made = found if isinstance(found, list) else [found]
             ours = [self._back(each, sample, name, context.weight_version) for each in made]

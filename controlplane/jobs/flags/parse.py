@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from controlplane.jobs.flags.flag import Flag
 from controlplane.jobs.flags.given import Given, Use
@@ -38,6 +39,8 @@ def _uses(words: Sequence[str], manifests: Manifests) -> Iterator[Use]:
         use, taken = _use(spelled, tuple(following), manifests)
         if not assigned:
             at -= len(following) - taken
+        elif not taken:
+            use = replace(use, texts=(text,), problem=use.problem or "takes no value: leave the flag out to not set it")
         yield use
 
 

@@ -48,6 +48,8 @@ class _Run:
     values: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     loose: list[str] = field(default_factory=list[str])
     """Flags that stand in no command."""
+    unknown: set[str] = field(default_factory=set[str])
+    """Names that a branch sets."""
     incomplete: bool = False
     """A script was sourced that could not be read: a name that is unset may be set there."""
 
@@ -91,7 +93,7 @@ class _Run:
     def _fill(self, text: str) -> list[str] | None:
         """What stands for ``$…``; None: only a shell knows."""
         if match := _ARRAY.match(text):
-            return self.values.get(match[1], None if self.incomplete else [])
+            return self.values.get(match[1], None if self.incomplete or match[1] in self.unknown else [])
         if match := _DEFAULT.match(text):
             return self.values.get(match[1]) or [match[2].strip("\"'")]
         if match := _PLAIN.match(text):
@@ -122,7 +124,11 @@ class _Run:
         name = match[1]
         if not settled:
             self.values.pop(name, None)  # which branch is taken, only a shell knows
+            self.unknown.add(name)
             return None
+        if name in self.unknown and match[2]:
+            return None
+        self.unknown.discard(name)
         if command.array is not None:
             elements = [text for word in command.array for text in self.expand(word)]
             self.values[name] = (self.values.get(name, []) if match[2] else []) + elements

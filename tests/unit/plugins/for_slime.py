@@ -33,7 +33,7 @@ async def generate(args: Any, sample: Sample, sampling_params: dict[str, Any]) -
 
 async def with_tools(args: Any, sample: Sample, sampling_params: dict[str, Any], evaluation: bool = False) -> Sample:
     """The later form: ids, log-probabilities and a mask."""
-    assert not evaluation
+    sample.metadata["evaluation"] = evaluation
     assert not args.partial_rollout
     state = GenerateState(args)
     assert GenerateState(args) is state

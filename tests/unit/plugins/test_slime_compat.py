@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,10 @@ async def test_a_later_generate_function_keeps_ids_log_probs_and_mask(router: st
     assert sample.tokens == [97, 98, 120, 121, 61, 52]
     assert sample.rollout_log_probs == [-0.25, -0.5, 0.0, 0.0]
     assert sample.loss_mask == [1, 1, 0, 0]
-    assert sample.metadata["tools"] == 1
+    assert (sample.metadata["tools"], sample.metadata["evaluation"]) == (1, False)
+    asked = replace(context(run, router), evaluating=True)
+    [sample] = await plugins.doors.generate(asked, sampled(), run.rollout.sampling)  # type: ignore[misc]
+    assert sample.metadata["evaluation"] is True
 
 
 async def test_of_a_reward_of_several_numbers_the_jobs_own_counts() -> None:

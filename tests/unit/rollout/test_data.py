@@ -18,8 +18,8 @@ from trainers.rollout.data import PromptData
 class Characters:
     """A tokenizer with one token per character, and a template that marks roles."""
 
-    def encode(self, text: str, /) -> list[int]:
-        return [ord(character) for character in text]
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+        return ([0] if add_special_tokens else []) + [ord(character) for character in text]
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], /, **options: Any) -> Any:
         tools = "".join(f"[{tool['name']}]" for tool in options.pop("tools", ()))
@@ -27,7 +27,8 @@ class Characters:
         assert options == {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
         if any(message["role"] == "wizard" for message in conversation):
             raise TypeError("no wizards here")
-        return self.encode(tools + "".join(f"<{m['role']}>{m['content']}" for m in conversation) + "<assistant>")
+        text = tools + "".join(f"<{m['role']}>{m['content']}" for m in conversation) + "<assistant>"
+        return self.encode(text, add_special_tokens=False)
 
 
 def write(directory: Path, *rows: Any) -> Path:

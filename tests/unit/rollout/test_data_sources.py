@@ -206,6 +206,16 @@ def test_tools_and_template_arguments_reach_the_chat_template(tmp_path: Path) ->
             DataConfig.model_validate({"prompt_data": "x.jsonl", **field})
 
 
+def test_tools_that_are_kept_as_text_are_read(tmp_path: Path) -> None:
+    as_text = lines(tmp_path / "rows.jsonl", [{"input": "u", "label": "1", "t": '[{"name": "add"}]'}])
+    [[sample]] = opened(str(as_text), apply_chat_template=True, tool_key="t").next_groups(1, 1)
+    assert sample.metadata == {"tools": [{"name": "add"}]}
+    for wrong, says in (("[{", "is text, and not JSON"), ('{"name": "add"}', "is a JSON object, expected an array")):
+        path = lines(tmp_path / "wrong.jsonl", [{"input": "u", "label": "1", "t": wrong}])
+        with pytest.raises(DataInvalid, match=says):
+            opened(str(path), apply_chat_template=True, tool_key="t").next_groups(1, 1)
+
+
 def test_the_index_is_kept_used_again_and_built_anew_for_a_changed_file(tmp_path: Path) -> None:
     path = settled(lines(tmp_path / "rows.jsonl", ROWS))
     assert LineIndex.of(path).read(9) == json.dumps(ROWS[9]).encode()

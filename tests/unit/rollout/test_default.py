@@ -6,7 +6,7 @@ import random
 import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -22,6 +22,7 @@ from trainers.config import RolloutConfig
 from trainers.errors import DataInvalid, RolloutFailed
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.default import generate_rollout
+from trainers.rollout.filling import Filler
 from trainers.rollout.protocols import RolloutContext, RolloutDoors
 from trainers.rollout.rewards import Reward
 from trainers.rollout.rewards.verdict import Verdict
@@ -406,6 +407,18 @@ async def test_a_sample_that_takes_too_long_is_failed_and_the_others_go_on() -> 
     assert statuses == [SampleStatus.COMPLETED, SampleStatus.FAILED, SampleStatus.COMPLETED]
     assert [sample.reward for sample in output.groups[0]] == [1.0, None, 1.0]
     assert (output.metrics["num_late"], output.metrics["num_left_out"]) == (1.0, 1.0)
+
+
+async def test_in_an_evaluation_no_sample_is_left_out_for_being_late() -> None:
+    class Slow(Engine):
+        async def generate(self, *args: Any, **options: Any) -> Generation:
+            await asyncio.sleep(0.3)
+            return await super().generate(*args, **options)
+
+    measuring = replace(context(Slow(), n_samples_per_prompt=2, sample_timeout_s=0.05), evaluating=True)
+    filler = Filler(measuring, sampling=SamplingConfig(), reward=measuring.reward, name="eval")
+    [group] = Prompts().next_groups(1, 2)
+    assert [sample.status for sample in await filler.fill(group)] == [SampleStatus.COMPLETED] * 2
 
 
 async def test_a_response_that_goes_on_owes_only_the_rest_of_its_least_length() -> None:

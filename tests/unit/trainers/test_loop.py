@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from trainers.loop import catch_up
+from trainers.config import RunConfig
+from trainers.loop import catch_up, rollouts
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
 from trainers.reports import CheckpointReport, EvaluationReport, Report, StepReport
@@ -38,6 +39,27 @@ async def told(directory: Path, *, attempt: int, num_rollouts: int = 9, interval
     state = TrainerState(5, {"data": None, "metrics": METRICS}, 1, SAVED, resumed=True)
     await catch_up(run, SimpleNamespace(state=state))  # type: ignore[arg-type]
     return [fact for fact in Spool(directory, attempt).facts() if fact in list(report._unsent)]
+
+
+@pytest.mark.parametrize("begins_at", [0, 5])
+async def test_a_run_of_no_rollouts_evaluates_once_and_exports_nothing(begins_at: int, tmp_path: Path) -> None:
+    report = Reporter(url="http://nowhere", token="", spool_directory=tmp_path, attempt=1)
+    spec = {
+        "model": {"hf_checkpoint": "/m"},
+        "data": {"prompt_data": "/d"},
+        "rollout": {"num_rollouts": 0, "rollout_batch_size": 1},
+        "eval": {"sets": [{"name": "held_out", "prompt_data": "/e"}], "before_train": False},
+    }
+    config = RunConfig.model_validate(spec)
+    run: Any = SimpleNamespace(
+        config=config, report=report, data=None, engines=None, evaluator=Evaluator(), context=lambda version: None
+    )
+    training: Any = SimpleNamespace(state=TrainerState(begins_at, None, 1, SAVED), trainer=None)
+    await rollouts(run, training, None)  # type: ignore[arg-type]
+    [evaluation] = Spool(tmp_path, 1).facts()
+    assert isinstance(evaluation, EvaluationReport) and evaluation.weight_version == begins_at
+    with pytest.raises(ValueError, match=r"only an evaluation to run: add eval\.sets"):
+        RunConfig.model_validate(spec | {"eval": {}})
 
 
 @pytest.mark.parametrize("attempt", [2, 3])

@@ -1,6 +1,7 @@
 """From a row's content to a prompt and its tokens."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -22,7 +23,7 @@ type LabelCheck = Callable[[Any, Mapping[str, Any]], None]
 class Tokenizer(Protocol):
     """What is asked of a Hugging Face tokenizer."""
 
-    def encode(self, text: str, /) -> list[int]: ...
+    def encode(self, text: str, /, *, add_special_tokens: bool) -> list[int]: ...
 
     def apply_chat_template(self, conversation: list[dict[str, Any]], /, **options: Any) -> Any: ...
 
@@ -88,6 +89,11 @@ class RowReader:
     def _tools(self, content: dict[str, Any]) -> list[Any] | None:
         key = self._set.tool_key
         tools = None if key is None else content.get(key)
+        if isinstance(tools, str):  # as tables keep them, whose columns have one type
+            try:
+                tools = json.loads(tools)
+            except ValueError as error:
+                raise ValueError(f"{key!r} (data.tool_key) is text, and not JSON: {error}") from error
         if tools is not None and not isinstance(tools, list):
             raise ValueError(f"{key!r} (data.tool_key) is a JSON {json_name(tools)}, expected an array")
         return tools
@@ -125,12 +131,12 @@ class PromptTokens:
         if not getattr(tokenizer, "is_fast", False):
             return None
         whole = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
-        return key_of(whole, str(getattr(tokenizer, "chat_template", None)), self._template, self._options)
+        return key_of(whole, str(getattr(tokenizer, "chat_template", None)), self._template, self._options, "plain")
 
     def of(self, row: Row) -> list[int]:
         """Raises DataInvalid, which names the row."""
         if not self._template:
-            return self._some(row, self._tokenizer.encode(str(row.prompt)))
+            return self._some(row, self._tokenizer.encode(str(row.prompt), add_special_tokens=False))
         tools = {} if row.tools is None else {"tools": row.tools}
         try:
             tokens = self._tokenizer.apply_chat_template(_messages(row), **self._options, **tools)
@@ -147,7 +153,7 @@ class PromptTokens:
             if self._template:
                 found = tokenizer.apply_chat_template([_messages(row) for row in rows], **self._options)
             else:
-                found = tokenizer([str(row.prompt) for row in rows])["input_ids"]
+                found = tokenizer([str(row.prompt) for row in rows], add_special_tokens=False)["input_ids"]
         except Exception:  # one of them: found out, and named, one by one
             return [self.of(row) for row in rows]
         return [self._some(row, tokens) for row, tokens in zip(rows, found, strict=True)]

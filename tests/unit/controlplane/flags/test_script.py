@@ -65,6 +65,12 @@ def test_an_array_that_an_unreadable_script_may_set_stays_for_a_shell() -> None:
     assert "${MODEL_ARGS[@]}" in words and "${NOTHING[@]}" in words
 
 
+def test_an_array_that_a_branch_adds_to_stays_for_a_shell() -> None:
+    script = 'A=(--a 1)\nif [ -n "$X" ]; then\n  A+=(--b)\nfi\nA+=(--c)\npython train.py ${A[@]} ${B[@]}\n'
+    assert script_words(script) == ["python", "train.py", "${A[@]}"]
+    assert script_words(script.replace("A+=(--c)", "A=(--c)")) == ["python", "train.py", "--c"]
+
+
 def test_arrays_and_plain_lines_of_flags_are_enough() -> None:
     assert script_words("A_ARGS=(\n --a 1 # one\n)\nB_ARGS=( --b 'x y' )\n") == ["--a", "1", "--b", "x y"]
     assert script_words("--a b \\\n  --c d\n# no\n--e 'f g'\n") == ["--a", "b", "--c", "d", "--e", "f g"]

@@ -62,6 +62,13 @@ def test_a_flag_takes_its_value_after_a_space_or_an_equals_sign_and_negative_num
     ] == {"enable_thinking": False}
 
 
+@pytest.mark.parametrize(
+    "flag", ["--colocate", "--use-dynamic-batch-size", "--qk-layernorm", "--sglang-disable-radix-cache"]
+)
+def test_a_switch_takes_no_value_and_is_not_turned_on_by_one(flag: str) -> None:
+    assert "takes no value" in refused(f"{flag}=false")
+
+
 def test_of_a_flag_given_twice_the_last_holds_and_a_notice_says_so() -> None:
     found = run("--lr", "1e-5", "--lr", "2e-5")
     assert found.spec is not None and found.spec.trainer.lr == 2e-5
