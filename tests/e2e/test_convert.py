@@ -152,7 +152,8 @@ def test_memory_grows_with_the_largest_tensors_and_not_with_the_model(pool: Rank
     _convert_and_back(pool, tmp_path / "shallow", layers=2)
     size, growth = _convert_and_back(pool, tmp_path / "deep", layers=24)
     assert size > 350 << 20
-    assert max(growth) < size / 4, growth
+    # A tensor and the allocator's own take 30 to 115 MB, of 24 layers as of 48; a held model would take all of it.
+    assert max(growth) < size / 2, growth
 
 
 def _convert_and_back(pool: RankPool, directory: Path, *, layers: int) -> tuple[int, list[int]]:
