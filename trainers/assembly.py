@@ -16,7 +16,7 @@ from engines.placement import reserve
 from engines.types import Sample
 from trainers.config import DataConfig, RewardConfig, RunConfig
 from trainers.config.algorithm import rollout_function_of
-from trainers.errors import ConfigInvalid, ModelInvalid
+from trainers.errors import ConfigInvalid, DataInvalid, ModelInvalid
 from trainers.megatron.group import MegatronTrainer
 from trainers.plugins import load_function
 from trainers.plugins.run import Plugins, load_plugins
@@ -57,6 +57,7 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
     reward = load(config.rollout.reward) if config.uses_engines else no_reward
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
     data, evaluator = await _data(config, tokenizer, run_dir, report, load, plugins)
+    config = _counted(config, data, plugins, report)
     hardware = resolve(config.resources.accelerator, cluster_resources=await asyncio.to_thread(ray.cluster_resources))
 
     async with AsyncExitStack() as stack:
@@ -186,6 +187,24 @@ async def _data(
         sampling = each.sampling or config.eval.sampling or config.rollout.sampling
         sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(reward)))
     return data, Evaluator(sets, config.eval, run_dir / "eval", plugins)
+
+
+def _counted(config: RunConfig, data: DataSource | None, plugins: Plugins, report: Reporter) -> RunConfig:
+    """With the number of rollouts, which under ``rollout.num_epochs`` follows from the prompts."""
+    if config.rollout.num_epochs is None or data is None:
+        return config
+    try:
+        counted = config.counted(len(data))
+    except ValueError as error:
+        raise DataInvalid(str(error)) from None
+    plugins.counted(counted)
+    report.plan(counted.num_rollouts)
+    report.event(
+        "rollouts_counted",
+        f"{counted.num_rollouts} rollouts: {config.rollout.num_epochs} × {len(data)} prompts, "
+        f"{config.rollout.rollout_batch_size} at a time",
+    )
+    return counted
 
 
 def _report_start(report: Reporter, state: TrainerState) -> None:

@@ -43,7 +43,7 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
     if training.state.resumed:
         await catch_up(run, training)
 
-    for rollout_id in range(first, config.rollout.num_rollouts):
+    for rollout_id in range(first, config.num_rollouts):
         await saving.check()
         clock = Clock()
 
@@ -70,7 +70,7 @@ async def rollouts(run: Run, training: Training, saving: Saving) -> None:
             stats = await trainer.step(batch)
 
         metrics = {**output.metrics, **stats.metrics, **stats.times}
-        last = rollout_id + 1 == config.rollout.num_rollouts or report.finish.is_set()
+        last = rollout_id + 1 == config.num_rollouts or report.finish.is_set()
         if last or _is_due(rollout_id, config.checkpoint.save_interval):
             with clock("save"):
                 await save(run, training, saving, rollout_id, metrics | clock.metrics())
@@ -96,7 +96,7 @@ async def catch_up(run: Run, training: Training) -> None:
     if not report.has_step(rollout_id):
         report.checkpoint(rollout_id, "megatron", Path(training.state.loaded_from), version)
         report.step(rollout_id, version, (training.state.extra_state or {}).get("metrics", {}))
-    last = version == config.rollout.num_rollouts
+    last = version == config.num_rollouts
     if config.eval.is_due(rollout_id, last=last) and not report.has_evaluation(version):
         await evaluate(run, version)
 
@@ -108,7 +108,7 @@ async def generate_only(run: Run) -> None:
     await open_to_requests(run, 0)
     if run.config.eval.before_train or run.config.evaluates_alone:
         await evaluate(run, 0)
-    for rollout_id in range(run.config.rollout.num_rollouts):
+    for rollout_id in range(run.config.num_rollouts):
         clock = Clock()
         with clock("generate"):
             output = await generate(run, rollout_id, 0)

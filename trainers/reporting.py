@@ -21,6 +21,7 @@ from trainers.reports import (
     FinishedReport,
     Phase,
     PhaseReport,
+    PlanReport,
     Report,
     ReportBatch,
     ReportReply,
@@ -91,6 +92,9 @@ class Reporter:
 
     def serving(self, router_url: str, model: str) -> None:
         self._put(ServingReport(seq=self._next(), at=_now(), router_url=router_url, model=model))
+
+    def plan(self, num_rollouts: int) -> None:
+        self._put(PlanReport(seq=self._next(), at=_now(), num_rollouts=num_rollouts))
 
     def step(self, rollout_id: int, weight_version: int, metrics: dict[str, float]) -> None:
         self._put(

@@ -120,6 +120,13 @@ class ServingReport(_Report):
     model: str
 
 
+class PlanReport(_Report):
+    """How many rollouts there will be, where only the run could count them."""
+
+    kind: Literal["plan"] = "plan"
+    num_rollouts: Annotated[int, Field(ge=0, lt=2**31)]
+
+
 class FinishedReport(_Report):
     """The last report of an attempt. What the run held on the cluster is released already."""
 
@@ -129,7 +136,14 @@ class FinishedReport(_Report):
 
 
 type Report = Annotated[
-    EventReport | StepReport | CheckpointReport | EvaluationReport | PhaseReport | ServingReport | FinishedReport,
+    EventReport
+    | StepReport
+    | CheckpointReport
+    | EvaluationReport
+    | PhaseReport
+    | PlanReport
+    | ServingReport
+    | FinishedReport,
     Field(discriminator="kind"),
 ]
 

@@ -25,6 +25,7 @@ from trainers.reports import (
     FinishedReport,
     Phase,
     PhaseReport,
+    PlanReport,
     Report,
     ReportReply,
     ServingReport,
@@ -124,6 +125,8 @@ async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report])
         match report:
             case PhaseReport():
                 columns |= {"phase": report.phase, "waiting_for": clean(report.waiting_for) or None}
+            case PlanReport():
+                columns |= {"num_rollouts": report.num_rollouts}
             case StepReport():
                 columns |= {"rollout_id": report.rollout_id, "weight_version": report.weight_version}
             case ServingReport():

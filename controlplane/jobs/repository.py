@@ -40,7 +40,7 @@ async def insert_job(session: AsyncSession, spec: AnySpec, idempotency_key: str 
             idempotency_key=idempotency_key,
             state=JobState.QUEUED,
             max_attempts=spec.max_attempts,
-            num_rollouts=spec.num_rollouts,
+            num_rollouts=spec.planned_rollouts,
             waiting_for="the scheduler",
         )
         .on_conflict_do_nothing(index_elements=[JobRow.idempotency_key])

@@ -19,6 +19,7 @@ class Progress(View):
     rollout_id: int | None
     """The last finished rollout, counted from 0."""
     num_rollouts: int
+    """0 where there are none, and under ``rollout.num_epochs`` until the run has counted its prompts."""
     weight_version: int | None
 
 

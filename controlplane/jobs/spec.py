@@ -46,15 +46,16 @@ class JobSpec(Submitted, RunConfig):
     """The driver only waits for others."""
 
     @property
-    def num_rollouts(self) -> int:
-        return self.rollout.num_rollouts
+    def planned_rollouts(self) -> int:
+        """0 while only the run itself can count them."""
+        return self.rollout.num_rollouts or 0
 
 
 class ConversionSpec(Submitted, ConversionConfig):
     """Weights from Hugging Face's format to Megatron's, or back."""
 
     driver_cpus: ClassVar[int] = 1
-    num_rollouts: ClassVar[int] = 0
+    planned_rollouts: ClassVar[int] = 0
 
 
 type AnySpec = JobSpec | ConversionSpec

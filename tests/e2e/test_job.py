@@ -117,21 +117,24 @@ async def test_a_job_learns_publishes_each_version_and_exports_what_it_served(
     assert losses == [step["values"]["loss"] for step in steps]
 
 
-async def test_the_generating_half_runs_by_itself(service: Service, task: Path, tmp_path: Path) -> None:
+async def test_the_generating_half_runs_by_itself_for_two_epochs(service: Service, task: Path, tmp_path: Path) -> None:
+    prompts, batch = job_spec(task)["data"]["prompt_data"], job_spec(task)["rollout"]["rollout_batch_size"]
     job_id = await service.submit(
         spec(
             task,
-            rollout={"num_rollouts": 2},
-            eval={"sets": [{"name": "sums", "prompt_data": job_spec(task)["data"]["prompt_data"]}]},
+            data={"prompt_data": f"{prompts}@[0:{2 * batch - 1}]"},
+            rollout={"num_rollouts": None, "num_epochs": 2},
+            eval={"sets": [{"name": "sums", "prompt_data": prompts}]},
             debug={"mode": "rollout_only", "save_rollouts": str(tmp_path)},
         )
     )
     job = await service.ended(job_id, 240)
     assert (job["state"], job["end_reason"]) == ("succeeded", "finished"), job
+    assert job["progress"] == {"rollout_id": 1, "num_rollouts": 2, "weight_version": 0}
     assert [step["weight_version"] for step in await service.rows(job_id, "metrics")] == [0, 0]
     assert [row["weight_version"] for row in await service.rows(job_id, "evaluations")] == [0]
     assert not await service.rows(job_id, "checkpoints")
-    assert len(load_rollout(tmp_path, 1)) == job_spec(task)["rollout"]["rollout_batch_size"]
+    assert len(load_rollout(tmp_path, 1)) == batch
     assert not await service.left_behind()
 
 

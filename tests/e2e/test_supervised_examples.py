@@ -48,7 +48,7 @@ async def trained(name: str, task: Path, export: Path) -> tuple[list[dict[str, f
     )
     metrics: list[dict[str, float]] = []
     with single_rank(config) as rank:
-        for rollout_id in range(config.rollout.num_rollouts):
+        for rollout_id in range(config.num_rollouts):
             output = await function(context, rollout_id)
             batch = build_train_batch(
                 rollout_id,

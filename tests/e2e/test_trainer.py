@@ -263,8 +263,11 @@ def test_how_samples_are_packed_does_not_change_the_step(models: dict[str, Path]
         assert other.metrics == pytest.approx(found[0].metrics, rel=1e-5, abs=1e-7)
 
 
-def test_the_learning_rate_warms_up_and_decays_by_optimizer_steps(models: dict[str, Path]) -> None:
-    trainer = {"lr_warmup_steps": 4, "lr_decay_style": "linear", "lr": 1e-3}
+@pytest.mark.parametrize("warmup", [{"lr_warmup_steps": 4}, {"lr_warmup_fraction": 0.25}])
+def test_the_learning_rate_warms_up_and_decays_by_optimizer_steps(
+    warmup: dict[str, float], models: dict[str, Path]
+) -> None:
+    trainer = {"lr_decay_style": "linear", "lr": 1e-3} | warmup
     config = run_config(models["llama"], batch=6, trainer=trainer)  # 8 rollouts of 2 steps
     with single_rank(config) as rank:
         rates = [rank.step(make_batch(config, rollout_id)).metrics["lr"] for rollout_id in range(4)]

@@ -7,8 +7,8 @@ from typing import Any
 from tests.service.scripted import Api, Driver
 
 
-async def running(api: Api) -> tuple[str, Driver]:
-    job_id = await api.submit()
+async def running(api: Api, **changes: Any) -> tuple[str, Driver]:
+    job_id = await api.submit(**changes)
     driver = await api.driver(job_id)
     await driver.tell(driver.serving())
     await api.until(job_id, "running")
@@ -86,6 +86,14 @@ async def test_reports_show_as_phase_progress_endpoint_and_checkpoints(api: Api)
     assert [(item["format"], item["path"], item["rollout_id"]) for item in checkpoints] == [
         ("megatron", "/runs/x/iter_0", 0)
     ]
+
+
+async def test_a_job_that_goes_by_epochs_says_how_many_rollouts_it_has_once_they_are_counted(api: Api) -> None:
+    rollout = {"num_epochs": 2, "rollout_batch_size": 2, "n_samples_per_prompt": 4}
+    job_id, driver = await running(api, rollout=rollout)
+    assert (await api.job(job_id))["progress"]["num_rollouts"] == 0
+    await driver.tell(driver.report("plan", num_rollouts=6))
+    assert (await api.job(job_id))["progress"]["num_rollouts"] == 6
 
 
 async def test_every_rollout_counts_once_after_a_retry_and_the_later_attempt_wins(api: Api) -> None:

@@ -18,6 +18,7 @@ OWNED_MEGATRON_OPTIONS: dict[str, str] = {
     "min_lr": "trainer.min_lr",
     "lr_decay_style": "trainer.lr_decay_style",
     "lr_warmup_iters": "trainer.lr_warmup_steps",
+    "lr_warmup_fraction": "trainer.lr_warmup_fraction",
     "weight_decay": "trainer.weight_decay",
     "adam_beta1": "trainer.adam_beta1",
     "adam_beta2": "trainer.adam_beta2",

@@ -11,8 +11,11 @@ SHIPPED_FILTERS = ("any_reward", "reward_nonzero_std")
 
 
 class RolloutConfig(Section):
-    num_rollouts: Annotated[int, Field(ge=0, lt=2**31)]
-    """0: nothing is trained; ``eval.sets`` are evaluated once, with the weights that the run begins with."""
+    num_rollouts: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """0: nothing is trained; ``eval.sets`` are evaluated once, with the weights that the run begins with. None: as many
+    as ``num_epochs`` needs."""
+    num_epochs: Positive | None = None
+    """In place of ``num_rollouts``: as often as the prompts go into whole rollouts, so many times over."""
     rollout_batch_size: Positive
     """Prompts per rollout."""
     n_samples_per_prompt: Positive = 8
@@ -39,6 +42,25 @@ class RolloutConfig(Section):
     @property
     def prompts_at_a_time(self) -> int:
         return self.over_sampling_batch_size or self.rollout_batch_size
+
+    def counted(self, num_prompts: int) -> "RolloutConfig":
+        """With ``num_rollouts``, once it is known how many prompts an epoch has. Raises ValueError where they are not
+        enough for one rollout."""
+        if self.num_epochs is None:
+            return self
+        per_epoch = num_prompts // self.rollout_batch_size
+        if not per_epoch:
+            raise ValueError(
+                f"rollout.num_epochs: {num_prompts} prompts do not fill one rollout of rollout.rollout_batch_size = "
+                f"{self.rollout_batch_size}: give rollout.num_rollouts instead, or a smaller batch"
+            )
+        return self.model_copy(update={"num_rollouts": per_epoch * self.num_epochs, "num_epochs": None})
+
+    @model_validator(mode="after")
+    def _one_says_how_many(self) -> Self:
+        if (self.num_rollouts is None) == (self.num_epochs is None):
+            raise ValueError("give either num_rollouts or num_epochs")
+        return self
 
     @model_validator(mode="after")
     def _fields_apply(self) -> Self:

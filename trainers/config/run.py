@@ -36,6 +36,17 @@ class RunConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
 
     @property
+    def num_rollouts(self) -> int:
+        """Raises ValueError while ``rollout.num_epochs`` waits for the prompts to be counted: see :meth:`counted`."""
+        if self.rollout.num_rollouts is None:
+            raise ValueError("rollout.num_epochs: the prompts have not been counted yet")
+        return self.rollout.num_rollouts
+
+    def counted(self, num_prompts: int) -> Self:
+        """With ``rollout.num_rollouts`` settled. Raises ValueError as :meth:`RolloutConfig.counted` does."""
+        return self.model_copy(update={"rollout": self.rollout.counted(num_prompts)})
+
+    @property
     def global_batch_size(self) -> int:
         return self.trainer.global_batch_size or self.rollout.samples_per_rollout
 
@@ -74,6 +85,8 @@ class RunConfig(Section):
             raise ValueError("rollout.num_rollouts is 0, so there is only an evaluation to run: add eval.sets")
         if self.debug.mode == "train_only" and self.eval.sets:
             raise ValueError("eval.sets are answered by engines, and debug.mode train_only has none: leave one out")
+        if self.rollout.num_epochs is not None and self.debug.load_rollouts is not None:
+            raise ValueError("rollout.num_epochs counts prompts, and a replay reads none: give rollout.num_rollouts")
         if not self.uses_engines and self.engine.keep_serving_s:
             raise ValueError("engine.keep_serving_s: this run has no engines, so nothing to keep serving")
         if not self.debug.trains and rollout_function_of(self.algorithm) is not None:

@@ -28,6 +28,9 @@ class TrainerConfig(Section):
     min_lr: Annotated[float, Field(ge=0)] = 0.0
     lr_decay_style: Literal["constant", "linear", "cosine"] = "constant"
     lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
+    lr_warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """In place of ``lr_warmup_steps``: this part of the steps over which the learning rate decays, all of the run's
+    unless ``megatron.lr_decay_iters`` says otherwise."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.98
@@ -92,6 +95,8 @@ class TrainerConfig(Section):
             raise ValueError("micro_batch_size only applies when use_dynamic_batch_size is false")
         if not self.use_dynamic_batch_size and self.max_tokens_per_gpu != DEFAULT_MAX_TOKENS:
             raise ValueError("max_tokens_per_gpu only applies when use_dynamic_batch_size is true")
+        if self.lr_warmup_fraction is not None and self.lr_warmup_steps:
+            raise ValueError("give either lr_warmup_steps or lr_warmup_fraction")
         if (self.num_virtual_stages_per_pipeline_rank or 1) > 1 and self.pipeline_model_parallel_size == 1:
             raise ValueError("num_virtual_stages_per_pipeline_rank needs pipeline_model_parallel_size above 1")
         return self

@@ -109,11 +109,12 @@ def _system_options(config: RunConfig, device: DeviceType) -> dict[str, Any]:
         # Steps and micro-batches are planned elsewhere; Megatron only wants numbers that divide.
         "global_batch_size": config.data_parallel_size,
         "micro_batch_size": 1,
-        "train_iters": max(1, config.rollout.num_rollouts) * config.steps_per_rollout,
+        "train_iters": max(1, config.num_rollouts) * config.steps_per_rollout,
         "lr": trainer.lr,
         "min_lr": trainer.min_lr,
         "lr_decay_style": trainer.lr_decay_style,
         "lr_warmup_iters": trainer.lr_warmup_steps,
+        "lr_warmup_fraction": trainer.lr_warmup_fraction,
         "weight_decay": trainer.weight_decay,
         "adam_beta1": trainer.adam_beta1,
         "adam_beta2": trainer.adam_beta2,

@@ -36,6 +36,11 @@ class Plugins:
         """``field: path (form)`` of each, for the record."""
         return [f"{each.door.field}: {each.path} ({each.form})" for each in self._checked.values()]
 
+    def counted(self, config: RunConfig) -> None:
+        """The prompts were counted: ``config`` says how many rollouts they make."""
+        self._config = config
+        self._adapter.args.counted(config.num_rollouts)
+
     def connect(self, base_url: str, tokenizer: Any, rollout_id: int) -> None:
         """The engines run, and the next calls belong to this rollout: functions written for slime can read it."""
         self._adapter.args.connect(base_url, tokenizer)

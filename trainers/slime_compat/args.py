@@ -35,6 +35,7 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "rollout_global_dataset": lambda c: True,
     # rollout
     "num_rollout": lambda c: c.rollout.num_rollouts,
+    "num_epoch": lambda c: c.rollout.num_epochs,
     "rollout_batch_size": lambda c: c.rollout.rollout_batch_size,
     "n_samples_per_prompt": lambda c: c.rollout.n_samples_per_prompt,
     "global_batch_size": lambda c: c.global_batch_size,
@@ -117,6 +118,10 @@ class SlimeArgs:
         self._known["sglang_router_ip"] = where.hostname
         self._known["sglang_router_port"] = where.port or (443 if where.scheme == "https" else 80)
         self._shared["tokenizer"] = tokenizer
+
+    def counted(self, num_rollouts: int) -> None:
+        """The prompts were counted, and so the rollouts that they make."""
+        self._known["num_rollout"] = num_rollouts
 
     @property
     def shared(self) -> dict[Any, Any]:

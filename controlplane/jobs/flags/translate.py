@@ -88,7 +88,7 @@ def _differs(field: str, default: Any) -> bool:
 def _missing(given: Given) -> tuple[str, ...]:
     optional = {"--rollout-num-gpus"} if not generates(given) or "--colocate" in given else set[str]()
     if "--num-epoch" in given:
-        optional.add("--num-rollout")  # that flag says what is wrong
+        optional.add("--num-rollout")
     for use in given.uses:
         if use.problem:  # it says itself what is wrong
             optional |= {use.flag, use.suggestion or use.flag}

@@ -75,6 +75,26 @@ def test_a_missing_section_and_a_wrong_type_are_named_by_path() -> None:
     assert "not 'x'" in errors["rollout.num_rollouts"]
 
 
+@pytest.mark.parametrize("both", [{}, {"num_rollouts": 3, "num_epochs": 1}])
+def test_rollouts_are_counted_in_one_way(both: dict[str, int]) -> None:
+    with pytest.raises(ValidationError, match="either num_rollouts or num_epochs"):
+        JobSpec.model_validate(GOOD | {"rollout": {"rollout_batch_size": 4} | both})
+
+
+def test_epochs_make_as_many_whole_rollouts_as_there_are_prompts_for() -> None:
+    rollout = {"rollout_batch_size": 4, "num_epochs": 3}
+    config = RunConfig.model_validate(JobSpec.model_validate(GOOD | {"rollout": rollout}).for_driver())
+    with pytest.raises(ValueError, match="have not been counted"):
+        _ = config.num_rollouts
+    assert [config.counted(prompts).num_rollouts for prompts in (4, 7, 8, 103)] == [3, 3, 6, 75]
+    again = RunConfig.model_validate(config.counted(8).model_dump())
+    assert again.num_rollouts == again.counted(1).num_rollouts == 6
+    with pytest.raises(ValueError, match="3 prompts do not fill one rollout"):
+        config.counted(3)
+    with pytest.raises(ValidationError, match="a replay reads none"):
+        JobSpec.model_validate(GOOD | {"rollout": rollout, "debug": {"load_rollouts": "/r", "mode": "train_only"}})
+
+
 def test_an_option_that_the_system_owns_names_the_field_to_use() -> None:
     assert "resources.rollout_num_gpus_per_engine" in wrong(engine={"sglang": {"tp_size": 2}})["engine"].message
 
@@ -89,7 +109,7 @@ def test_numbers_beyond_what_the_database_holds_are_refused_by_path() -> None:
     assert "trainer.seed holds" in next(iter(wrong(trainer={"seed": 10**30}).values())).message
     assert list(wrong(rollout=GOOD["rollout"] | {"num_rollouts": 2**31})) == ["rollout.num_rollouts"]
     largest = {"trainer": {"seed": 2**63 - 1}, "rollout": GOOD["rollout"] | {"num_rollouts": 2**31 - 1}}
-    assert JobSpec.model_validate(GOOD | largest).num_rollouts == 2**31 - 1
+    assert JobSpec.model_validate(GOOD | largest).planned_rollouts == 2**31 - 1
 
 
 def test_sizes_that_do_not_agree_are_refused_with_both_numbers() -> None:

@@ -32,7 +32,7 @@ async def told(directory: Path, *, attempt: int, num_rollouts: int = 9, interval
         evaluator=Evaluator(),
         context=lambda version: None,
         config=SimpleNamespace(
-            rollout=SimpleNamespace(num_rollouts=num_rollouts),
+            num_rollouts=num_rollouts,
             eval=SimpleNamespace(is_due=lambda rollout, last: last or (interval and (rollout + 1) % interval == 0)),
         ),
     )

@@ -22,8 +22,4 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
         if "--num-rollout" in given:
             draft.ignore("--num-epoch", "--num-rollout goes before it")
         else:
-            draft.refuse(
-                "--num-epoch",
-                "not supported yet: rows are only counted when the job runs; give --num-rollout = rows × "
-                f"{given['--num-epoch']} ÷ {given['--rollout-batch-size'] or '--rollout-batch-size'}",
-            )
+            draft.set("rollout.num_epochs", given["--num-epoch"], "--num-epoch")

@@ -92,14 +92,6 @@ def _layout(given: Given, draft: Draft) -> None:
 
 
 def _warmup(given: Given, draft: Draft) -> None:
-    flag, rollouts, prompts = "--lr-warmup-fraction", given["--num-rollout"], given["--rollout-batch-size"]
-    if flag not in given:
-        return
-    if not rollouts or not prompts:
-        draft.refuse(flag, "it is a part of all steps, which --num-rollout and --rollout-batch-size decide")
-        return
-    samples = prompts * given["--n-samples-per-prompt"]
-    size = draft.get("trainer.global_batch_size") or samples
-    steps = rollouts * -(-samples // size)
-    draft.set("trainer.lr_warmup_steps", int(given[flag] * steps), flag)
-    draft.override("--lr-warmup-iters", f"{flag} goes before it")
+    if "--lr-warmup-fraction" in given:
+        flag = "--lr-warmup-iters"
+        draft.drop("trainer.lr_warmup_steps", flag, "--lr-warmup-fraction goes before it")

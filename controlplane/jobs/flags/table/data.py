@@ -20,9 +20,9 @@ FLAGS = (
     differs(
         "--num-epoch",
         INT,
-        (),
-        "ignored beside `--num-rollout`, as in slime. By itself it is refused: not supported yet, as the rows are only "
-        "counted when the job runs. Give `--num-rollout` = rows × epochs ÷ `--rollout-batch-size`",
+        "rollout.num_epochs",
+        "ignored beside `--num-rollout`, as in slime. Of more than 100,000 prompts, those that are too long are "
+        "counted too",
     ),
     maps("--rollout-batch-size", INT, "rollout.rollout_batch_size"),
     maps("--n-samples-per-prompt", INT, "rollout.n_samples_per_prompt", 1),

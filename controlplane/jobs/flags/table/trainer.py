@@ -119,12 +119,7 @@ OPTIMIZER = (
     maps("--min-lr", FLOAT, "trainer.min_lr", 0.0),
     maps("--lr-decay-style", one_of("constant", "linear", "cosine"), "trainer.lr_decay_style", "linear"),
     maps("--lr-warmup-iters", INT, "trainer.lr_warmup_steps", 0),
-    differs(
-        "--lr-warmup-fraction",
-        FLOAT,
-        "trainer.lr_warmup_steps",
-        "of all optimizer steps of the job; goes before `--lr-warmup-iters`, as in Megatron",
-    ),
+    maps("--lr-warmup-fraction", FLOAT, "trainer.lr_warmup_fraction"),
     refused("--lr-warmup-samples", INT, "not supported: use --lr-warmup-iters or --lr-warmup-fraction"),
     maps("--weight-decay", FLOAT, "trainer.weight_decay", 0.01),
     maps("--adam-beta1", FLOAT, "trainer.adam_beta1", 0.9),

@@ -217,6 +217,19 @@ def test_normalisation_flags_and_groups_of_one_switch_it_off() -> None:
     assert any("alone in its group" in remark for remark in single.report.remarks)
 
 
+def test_epochs_stand_in_for_a_number_of_rollouts() -> None:
+    argv = ["--hf-checkpoint", "/m", "--prompt-data", "/d", "--rollout-batch-size", "4", "--rollout-num-gpus", "1"]
+    found = resolve([*argv, "--num-epoch", "3"], shipped())
+    assert found.spec is not None, found.errors
+    assert (found.spec.rollout.num_epochs, found.spec.rollout.num_rollouts) == (3, None)
+    assert found.spec.planned_rollouts == 0
+    both = resolve([*argv, "--num-epoch", "3", "--num-rollout", "7"], shipped())
+    assert both.spec is not None and both.spec.planned_rollouts == 7
+    assert outcome(both, "--num-epoch")[0] is Outcome.IGNORED
+    [neither] = resolve(argv, shipped()).errors
+    assert neither.path == "--num-rollout"
+
+
 def test_supervised_fine_tuning_takes_no_engines_and_no_reward() -> None:
     found = resolve(
         [
@@ -229,7 +242,7 @@ def test_supervised_fine_tuning_takes_no_engines_and_no_reward() -> None:
     )
     assert found.spec is not None, found.errors
     assert found.spec.algorithm.name == "sft" and found.spec.debug.mode is None
-    assert found.spec.trainer.lr_warmup_steps == 1, "34 % of three steps"
+    assert (found.spec.trainer.lr_warmup_fraction, found.spec.trainer.lr_warmup_steps) == (0.34, 0)
     assert outcome(found, "--lr-warmup-iters")[0] is Outcome.IGNORED
     assert outcome(found, "--rollout-function-path")[0] is Outcome.IGNORED
 
@@ -322,8 +335,6 @@ def test_functions_of_the_users_go_to_their_doors_and_slimes_own_mean_the_shippe
 
 def test_sizes_that_follow_from_others_are_worked_out() -> None:
     assert spec("--num-steps-per-rollout", "4")["trainer"]["global_batch_size"] == 8
-    warm = spec("--num-steps-per-rollout", "4", "--lr-warmup-fraction", "0.25")["trainer"]
-    assert warm["lr_warmup_steps"] == 10, "a quarter of 10 rollouts of 4 steps"
     staged = spec(
         *("--actor-num-gpus-per-node", "2", "--pipeline-model-parallel-size", "2", "--num-layers", "24"),
         *("--num-layers-per-virtual-pipeline-stage", "3"),
