@@ -111,6 +111,8 @@ class RemoteRewardConfig(_Reward):
     """A service judges: ``POST`` of prompt, response, label and metadata to a URL."""
 
     type: Literal["remote"] = "remote"
+    timeout_s: Seconds = 300.0
+    """For one sample, tries again included: a service may be away for as long."""
     url: Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
     reward_key: str | None = None
     """The reward's key when the service answers with an object."""
@@ -119,8 +121,9 @@ class RemoteRewardConfig(_Reward):
     ``{"rewards": […]}``."""
     max_concurrency: Positive = 64
     """Requests in flight."""
-    max_retries: Annotated[int, Field(ge=0)] = 5
-    """After a lost connection or a status of 429 or 5xx; ``timeout_s`` bounds all of them together."""
+    max_retries: Annotated[int, Field(ge=0)] | None = None
+    """After a lost connection or a status of 429 or 5xx; unset, for as long as ``timeout_s``, which bounds all of them
+    together."""
 
 
 class CustomRewardConfig(_Reward):

@@ -81,6 +81,7 @@ class Plugins:
         """Those that the shipped rollout calls."""
         return RolloutDoors(
             generate=self._generate() if "custom_generate_function" in self._checked else None,
+            generate_sends_by_itself=self._is_slimes("custom_generate_function"),
             dynamic_sampling_filter=self._filter() if "dynamic_sampling_filter" in self._checked else None,
             sample_filter=self._sample_filter() if "rollout_sample_filter" in self._checked else None,
             all_samples_process=self._all_samples() if "rollout_all_samples_process" in self._checked else None,
@@ -158,7 +159,7 @@ class Plugins:
     def _sample_filter(self) -> Callable[[Groups], Any]:
         name = "rollout_sample_filter"
         function = self._function(name)
-        if self._checked[name].form == "slime":
+        if self._is_slimes(name):
             return lambda groups: self._call(name, function, groups)
 
         def mask(groups: Groups) -> None:
@@ -173,6 +174,9 @@ class Plugins:
         name = "rollout_all_samples_process"
         function = self._function(name)
         return lambda groups, data: self._call(name, function, groups, data)
+
+    def _is_slimes(self, name: str) -> bool:
+        return name in self._checked and self._checked[name].form == "slime"
 
     def _function(self, name: str) -> Callable[..., Any]:
         return self._adapted(self._checked[name])

@@ -1,21 +1,19 @@
 """Rollouts on disk: written as they are handed to the trainer, and read back bit for bit."""
 
 import asyncio
-import dataclasses
 import gzip
 import json
 import os
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from engines.types import Sample, SampleStatus
+from engines.types import Sample
 from trainers.errors import DataInvalid
 from trainers.rollout.protocols import RolloutContext, RolloutFunction, RolloutOutput
+from trainers.rollout.samples import read, readable
 
-VERSION = 1
-_FIELDS = {field.name for field in dataclasses.fields(Sample)}
+VERSION = 2
 
 
 def dump_path(directory: Path, rollout_id: int) -> Path:
@@ -25,7 +23,7 @@ def dump_path(directory: Path, rollout_id: int) -> Path:
 def save_rollout(directory: Path, rollout_id: int, weight_version: int, groups: Sequence[Sequence[Sample]]) -> Path:
     """Write one rollout, whole or not at all: a line that describes it, then a line per group.
 
-    JSON keeps a double exactly; what metadata or labels hold beyond JSON is written as its text.
+    Everything comes back as it is but objects of classes beyond Python's and numpy's, which come back as their text.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = dump_path(directory, rollout_id)
@@ -35,7 +33,7 @@ def save_rollout(directory: Path, rollout_id: int, weight_version: int, groups: 
         with gzip.open(raw, "wt", compresslevel=1, encoding="utf-8", errors="surrogatepass") as file:
             file.write(json.dumps(head) + "\n")
             for group in groups:
-                file.write(json.dumps([dataclasses.asdict(sample) for sample in group], default=str) + "\n")
+                file.write(json.dumps([readable(sample) for sample in group]) + "\n")
         raw.flush()
         os.fsync(raw.fileno())
     partial.replace(path)
@@ -55,7 +53,7 @@ def load_rollout(directory: Path, rollout_id: int) -> list[list[Sample]]:
             groups: list[list[Sample]] = []
             for text in file:
                 line += 1
-                groups.append([_sample(fields) for fields in json.loads(text)])
+                groups.append([read(fields) for fields in json.loads(text)])
     except FileNotFoundError:
         there = sorted(each.name for each in directory.glob("rollout_*.jsonl.gz"))
         held = f"it holds {there[0]} to {there[-1]}" if there else "it holds no rollout"
@@ -76,10 +74,3 @@ def replay(directory: Path) -> RolloutFunction:
         return RolloutOutput(groups, {"reward": statistics.fmean(rewards)} if rewards else {})
 
     return replayed
-
-
-def _sample(fields: dict[str, Any]) -> Sample:
-    if unknown := set(fields) - _FIELDS:
-        raise ValueError(f"a sample has no {', '.join(sorted(unknown))}")
-    told: dict[str, Any] = fields | {"status": SampleStatus(fields["status"])}
-    return Sample(**told)

@@ -16,6 +16,9 @@ from trainers.rollout.protocols import Generator, RewardFunction, RolloutContext
 
 SAMPLING = "sampling_params"
 """The key of a sample's metadata that changes how it alone is sampled."""
+GRACE_S = 5.0
+"""For a generate function whose requests were aborted to come back by itself; then it is cancelled."""
+_ENOUGH = "the rollout has enough groups: this sample begins anew in a later one"
 _ABORT_PAUSE_S = 0.05
 _MAX_ABORT_PAUSE_S = 1.0
 _PROGRESS_INTERVAL_S = 1.0
@@ -30,8 +33,10 @@ class Filler:
         self._sampling = sampling
         self._reward = reward
         self._name = name
-        self._stopping = False
-        self._judging: set[asyncio.Task[Any]] = set()
+        self._stopped_at: float | None = None
+        self._judging: set[asyncio.Future[Any]] = set()
+        self._generating: set[asyncio.Future[Any]] = set()
+        """Calls of the user's generate function."""
         self._started = time.monotonic()
         self._shown_at = 0.0
         self._tokens = 0
@@ -62,11 +67,20 @@ class Filler:
 
     async def stop(self) -> None:
         """Let every request end short, with what it has; nothing is judged any more. Call again while any is left:
-        a request that is just on its way to an engine misses the first."""
-        self._stopping = True
+        a request that is just on its way to an engine misses the first, and a generate function that does not come
+        back is cancelled in the end."""
+        now = time.monotonic()
+        self._stopped_at = self._stopped_at or now
         for task in self._judging:
             task.cancel()
+        if self._context.doors.generate_sends_by_itself or now - self._stopped_at >= GRACE_S:
+            for task in self._generating:
+                task.cancel()
         await self._context.client.abort(f"{self._name}-")
+
+    @property
+    def stopping(self) -> bool:
+        return self._stopped_at is not None
 
     @property
     def _by_group(self) -> bool:
@@ -100,21 +114,29 @@ class Filler:
 
     async def _judged[T](self, judging: Awaitable[T]) -> tuple[T] | None:
         """What the judge says; None when the rollout stopped first, as it does not wait for those that it leaves."""
-        task = asyncio.ensure_future(judging)
-        if self._stopping:
-            task.cancel()
-        self._judging.add(task)
         begin = time.perf_counter()
         try:
-            return (await task,)
+            return (await self._unless_stopped(judging, self._judging),)
+        except RolloutStopped:
+            return None
+        finally:
+            self.judging_s += time.perf_counter() - begin
+
+    async def _unless_stopped[T](self, work: Awaitable[T], among: set[asyncio.Future[Any]]) -> T:
+        """``work``, which :meth:`stop` finds ``among`` those that it cancels. Raises RolloutStopped then."""
+        task = asyncio.ensure_future(work)
+        if self.stopping:
+            task.cancel()
+        among.add(task)
+        try:
+            return await task
         except asyncio.CancelledError:
             asking = asyncio.current_task()
-            if self._stopping and not (asking is not None and asking.cancelling()):
-                return None
+            if self.stopping and not (asking is not None and asking.cancelling()):
+                raise RolloutStopped(_ENOUGH) from None
             raise
         finally:
-            self._judging.discard(task)
-            self.judging_s += time.perf_counter() - begin
+            among.discard(task)
 
     async def _generate(self, sample: Sample) -> list[Sample]:
         sampling = sampling_of(sample, self._sampling)
@@ -127,7 +149,7 @@ class Filler:
                 if generate is None:
                     await self._continue(sample, sampling)
                     return [sample]
-                made = await generate(self._scoped(sample), sample, sampling)
+                made = await self._unless_stopped(generate(self._scoped(sample), sample, sampling), self._generating)
                 return made if isinstance(made, list) else [made]
         except RolloutStopped:
             return [before]  # a conversation that was cut has no half that could go on
@@ -151,7 +173,7 @@ class Filler:
             sample.status = SampleStatus.TRUNCATED
             return
         while True:
-            if self._stopping:  # while it waited here
+            if self.stopping:  # while it waited here
                 return
             generation = await self._context.client.generate(
                 sample.tokens,
@@ -166,7 +188,7 @@ class Filler:
                 sample.status = SampleStatus.TRUNCATED
                 return
             attempt += 1
-            if self._stopping:
+            if self.stopping:
                 return
             self.continued += 1
             if generation.output_ids:
@@ -186,10 +208,6 @@ class Filler:
             speed = f", {self._tokens / passed:.0f} tokens/s" if passed >= _PROGRESS_INTERVAL_S else ""
             self._context.progress(f"{self._name}: {self.finished} of {self.total} samples{speed}{waiting}")
 
-    @property
-    def stopping(self) -> bool:
-        return self._stopping
-
 
 class RolloutStopped(RunError):
     """The rollout has enough: it begins no more requests."""
@@ -208,7 +226,7 @@ class _Scoped:
         self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
     ) -> Generation:
         if self.filler.stopping:
-            raise RolloutStopped("the rollout has enough groups: this sample begins anew in a later one")
+            raise RolloutStopped(_ENOUGH)
         self.count += 1
         return await self.client.generate(
             input_ids, sampling, rid=f"{self.name}-{self.count}-{rid}", max_new_tokens=max_new_tokens

@@ -65,6 +65,8 @@ class RolloutDoors:
 
     generate: GenerateFunction | None = None
     """Returns a list always: one sample, or siblings of one trajectory."""
+    generate_sends_by_itself: bool = False
+    """Its requests do not go through ``context.client``: they end when it is cancelled."""
     dynamic_sampling_filter: Callable[[list[Sample]], bool] | None = None
     """Whether a finished group is kept."""
     sample_filter: Callable[[list[list[Sample]]], Awaitable[None]] | None = None

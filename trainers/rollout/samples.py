@@ -111,7 +111,49 @@ def _unpack(text: str) -> Any:
     return np.frombuffer(zlib.decompress(base64.b64decode(packed)), dtype)
 
 
-def _to_json(value: Any, where: str) -> Json:
+def readable(sample: Sample) -> dict[str, Json]:
+    """One sample with its numbers as plain lists, for files that people read. What would not come back as it is becomes
+    the nearest that does: a dictionary, a list, its text."""
+    fields: dict[str, Json] = {name: getattr(sample, name) for name in _FIELDS}
+    for name in (*_INTEGERS, "rollout_log_probs"):
+        fields[name] = np.asarray(fields[name], "<f8" if name == "rollout_log_probs" else np.int64).tolist()
+    for name in _FREE:
+        fields[name] = _to_json(fields[name], name, _nearest)
+    fields["status"] = sample.status.value
+    return fields
+
+
+def read(fields: dict[str, Json]) -> Sample:
+    """What :func:`readable` wrote. Raises ValueError, TypeError or KeyError for anything else."""
+    if set(fields) != _FIELDS:
+        raise ValueError(f"its fields differ in {', '.join(sorted(set(fields) ^ _FIELDS))}")
+    told: dict[str, Any] = fields | {name: _from_json(fields[name]) for name in _FREE}
+    told["status"] = SampleStatus(told["status"])
+    return Sample(**told)
+
+
+type _Unknown = Callable[[Any], Json] | None
+"""What stands for a value that would not come back; None: it is refused."""
+
+
+def _nearest(value: Any) -> Json:
+    if isinstance(value, dict):
+        return _to_json(dict(cast("dict[Any, Any]", value)), "", _nearest)
+    if isinstance(value, list | tuple):
+        return _to_json(list(cast("Sequence[Any]", value)), "", _nearest)
+    return str(value)
+
+
+def _to_json(value: Any, where: str, unknown: _Unknown = None) -> Json:
+    try:
+        return _plain_to_json(value, where, unknown)
+    except TypeError:
+        if unknown is None:
+            raise
+        return unknown(value)
+
+
+def _plain_to_json(value: Any, where: str, unknown: _Unknown) -> Json:
     if value is None or isinstance(value, bool | str):
         return value
     if isinstance(value, np.ndarray | np.generic):
@@ -121,20 +163,21 @@ def _to_json(value: Any, where: str) -> Json:
     if isinstance(value, float):  # JSON has no word for infinity, and none for "not a number"
         return value if np.isfinite(value) else {"$float": repr(float(value))}
     if type(value) is list:
-        return [_to_json(each, f"{where}[{i}]") for i, each in enumerate(cast("list[Any]", value))]
+        return [_to_json(each, f"{where}[{i}]", unknown) for i, each in enumerate(cast("list[Any]", value))]
     if type(value) is dict:
-        return _dict_to_json(cast("dict[Any, Any]", value), where)
+        return _dict_to_json(cast("dict[Any, Any]", value), where, unknown)
     for kind, (known, to, _) in _KINDS.items():
         if type(value) is known:
             inner = to(value)
-            return {f"${kind}": _to_json(inner, where) if isinstance(inner, list) else inner}
+            return {f"${kind}": _to_json(inner, where, unknown) if isinstance(inner, list) else inner}
     raise TypeError(f"{where} is of type {type(value).__qualname__}, which cannot be saved: keep to plain values")
 
 
-def _dict_to_json(value: dict[Any, Any], where: str) -> Json:
+def _dict_to_json(value: dict[Any, Any], where: str, unknown: _Unknown) -> Json:
     if all(type(key) is str and not key.startswith("$") for key in value):
-        return {key: _to_json(each, f"{where}.{key}") for key, each in value.items()}
-    return {"$dict": [[_to_json(key, where), _to_json(each, f"{where}.{key}")] for key, each in value.items()]}
+        return {key: _to_json(each, f"{where}.{key}", unknown) for key, each in value.items()}
+    pairs = [[_to_json(key, where, unknown), _to_json(each, f"{where}.{key}", unknown)] for key, each in value.items()]
+    return {"$dict": pairs}
 
 
 def _array_to_json(value: Any, where: str) -> Json:

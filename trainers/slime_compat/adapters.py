@@ -60,6 +60,7 @@ class Adapter:
 
     def custom_generate_function(self, function: Function, name: str) -> Function:
         asks = _takes(function, "evaluation")
+        turns = asyncio.Semaphore(self.args.sglang_server_concurrency * self.args.rollout_num_engines)
 
         async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Sample | list[Sample]:
             self.args.connect(context.base_url, context.tokenizer)
@@ -68,7 +69,8 @@ class Adapter:
                 view.tokens = []  # slime's functions take tokens that are there for a response to be continued
             given = sampling_params(self.args) | _of(sampling)
             told = {"evaluation": context.evaluating} if asks else {}
-            found = await function(self.args, view, given, **told)
+            async with turns:  # as in slime; what such a function sends by itself, nothing else bounds
+                found = await function(self.args, view, given, **told)
             made = found if isinstance(found, list) else [found]
             ours = [self._back(each, sample, name, context.weight_version) for each in made]
             return ours if isinstance(found, list) else ours[0]
@@ -212,13 +214,13 @@ class Adapter:
         flat: list[Any] = []
         for member in group if isinstance(group, Sequence) else [group]:
             flat += member if isinstance(member, list) else [member]
-        return [self._back(each, self._buffer.original(each), name, version) for each in flat]
+        return [self._back(each, self._buffer.original(each, name), name, version) for each in flat]
 
     def _eval_set(self, value: Any, name: str, version: int) -> Groups:
         """Groups from slime's parallel lists; where it gives no samples, each reward is a group of its own."""
         samples, rewards = value.get("samples"), value.get("rewards")
         if samples is not None:
-            ours = [self._back(each, self._buffer.original(each), name, version) for each in samples]
+            ours = [self._back(each, self._buffer.original(each, name), name, version) for each in samples]
         elif rewards is not None:
             ours = [Sample(index=i, group_index=i, prompt="") for i in range(len(rewards))]
             for sample, cut in zip(ours, value.get("truncated") or [False] * len(ours), strict=True):

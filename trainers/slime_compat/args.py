@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainers.config import RunConfig
+from trainers.slime_compat.http import reach_directly
 
 _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     # resources
@@ -115,6 +116,7 @@ class SlimeArgs:
     def connect(self, base_url: str, tokenizer: Any) -> None:
         """The engines run: say where the router is."""
         where = urlsplit(base_url)
+        reach_directly(where.netloc)
         self._known["sglang_router_ip"] = where.hostname
         self._known["sglang_router_port"] = where.port or (443 if where.scheme == "https" else 80)
         self._shared["tokenizer"] = tokenizer

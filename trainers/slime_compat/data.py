@@ -42,35 +42,23 @@ class DataBuffer:
 
     def add_samples(self, samples: Sequence[Sequence[Any]]) -> None:
         """Put unfinished groups back: they are handed out again."""
-        groups = [
-            [
-                from_slime(
-                    each,
-                    self.original(each),
-                    name="data_buffer.add_samples",
-                    weight_version=max(self.original(each).weight_versions, default=0),
-                    needs_log_probs=False,
-                )
-                for each in group
-            ]
-            for group in samples
-        ]
+        groups = [[self._back(each, "data_buffer.add_samples") for each in group] for group in samples]
         self._at_home(lambda: self._data.put_back(groups))
 
     def __len__(self) -> int:
         return len(self._data)
 
-    def original(self, made: Any) -> Sample:
-        """The sample of ours that ``made`` came of."""
+    def original(self, made: Any, name: str) -> Sample:
+        """The sample of ours that ``made`` came of; one like it, where the function ``name`` made it by itself."""
         if isinstance(made, Sample):
             return made
-        found = self._handed.get(getattr(made, "index", None))  # type: ignore[arg-type]
-        if found is None:
-            raise RolloutFailed(
-                f"a sample with index {getattr(made, 'index', None)!r} came back that data_buffer.get_samples never "
-                "handed out: keep the index of the sample that yours came of"
-            )
-        return found
+        index = getattr(made, "index", None)
+        return self._handed[index] if index in self._handed else original_of(made, name)
+
+    def _back(self, made: Any, name: str) -> Sample:
+        original = self.original(made, name)
+        version = max(original.weight_versions, default=0)
+        return from_slime(made, original, name=name, weight_version=version, needs_log_probs=False)
 
     def _at_home(self, what: Callable[[], Any]) -> Any:
         """In the event loop, which owns the data."""
@@ -89,6 +77,18 @@ class DataBuffer:
         except Late:
             waiting.cancel()
             raise RolloutFailed(f"the data source did not answer within {WAIT_S:g} s") from None
+
+
+def original_of(made: Any, name: str) -> Sample:
+    """What a sample of slime's that the function ``name`` made by itself came of. Raises RolloutFailed for one
+    without an index."""
+    index, group = getattr(made, "index", None), getattr(made, "group_index", None)
+    if not isinstance(index, int):
+        raise RolloutFailed(
+            f"{name} returned a sample with index {index!r}: keep the index of the sample that yours came of, or "
+            "number your own"
+        )
+    return Sample(index=index, group_index=index if group is None else group, prompt=made.prompt)
 
 
 class SlimeDataSource:
@@ -125,12 +125,12 @@ class SlimeDataSource:
         self._source.load(self._saved)
 
     def _ours(self, made: Any) -> Sample:
-        index = getattr(made, "index", None)
-        if index is None:
-            raise DataInvalid(f"{self._name}.get_samples returned a sample without an index")
-        group = getattr(made, "group_index", None)
-        sample = Sample(index=index, group_index=index if group is None else group, prompt=made.prompt)
-        sample = from_slime(made, sample, name=self._name, weight_version=0, needs_log_probs=False)
+        try:
+            original = original_of(made, f"{self._name}.get_samples")
+        except RolloutFailed as error:
+            raise DataInvalid(str(error)) from None
+        index = original.index
+        sample = from_slime(made, original, name=self._name, weight_version=0, needs_log_probs=False)
         if not sample.tokens:
             if not isinstance(sample.prompt, str):
                 raise DataInvalid(f"{self._name}: the prompt of sample {index} is a list of messages: render it")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -11,6 +12,9 @@ RETRIES = 60
 RETRY_PAUSE_S = 1.0
 TIMEOUT_S = 1800.0
 _RETRIED_STATUS = frozenset({429, 502, 503, 504})
+_KEPT = 256
+_direct: set[str] = set()
+_clients: dict[tuple[asyncio.AbstractEventLoop, bool], httpx.AsyncClient] = {}
 
 
 async def post(
@@ -23,14 +27,31 @@ async def post(
     """POST ``payload`` as JSON and return the answer's JSON, or its text if it is none. Tried again, at most
     ``max_retries`` times, when nobody took it; a refusal raises ``httpx.HTTPStatusError`` with what was said."""
     del use_http2  # one request at a time: there is nothing to multiplex
-    async with httpx.AsyncClient(timeout=httpx.Timeout(TIMEOUT_S, connect=10.0)) as client:
-        return await _answered(lambda: client.post(url, json=payload, headers=headers), max_retries)
+    timeout = httpx.Timeout(TIMEOUT_S, connect=10.0)
+    return await _answered(lambda: _client(url).post(url, json=payload, headers=headers, timeout=timeout), max_retries)
 
 
 async def get(url: str) -> Any:
     """The answer's JSON."""
-    async with httpx.AsyncClient(timeout=30.0) as client:
-        return await _answered(lambda: client.get(url), 3)
+    return await _answered(lambda: _client(url).get(url, timeout=30.0), 3)
+
+
+def reach_directly(netloc: str) -> None:
+    """What is at ``host:port`` is of the run: no proxy that the environment names lies before it."""
+    _direct.add(netloc)
+
+
+def _client(url: str) -> httpx.AsyncClient:
+    """One for each event loop, as connections belong to theirs."""
+    direct = urlsplit(url).netloc in _direct
+    key = (asyncio.get_running_loop(), direct)
+    if key not in _clients:
+        for each in [each for each in _clients if each[0].is_closed()]:
+            del _clients[each]
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT)
+        transport = httpx.AsyncHTTPTransport(limits=limits) if direct else None
+        _clients[key] = httpx.AsyncClient(limits=limits, transport=transport)
+    return _clients[key]
 
 
 async def _answered(send: Any, max_retries: int) -> Any:

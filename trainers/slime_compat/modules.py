@@ -59,7 +59,7 @@ class GenerateState:
         self.tokenizer = args.shared.get("tokenizer")
         self.semaphore = asyncio.Semaphore(args.sglang_server_concurrency * args.rollout_num_engines)
         self.sampling_params = sampling_params(args)
-        self.aborted = False
+        self.aborted = False  # always: a function whose rollout has enough is cancelled
 
 
 def sampling_params(args: Any) -> dict[str, Any]:

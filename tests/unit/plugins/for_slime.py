@@ -102,6 +102,32 @@ def generate_rollout(args: Any, rollout_id: int, data_buffer: Any, evaluation: b
     return RolloutFnTrainOutput(samples=found, metrics={"own": 2})
 
 
+def evaluate_own(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
+    """Samples that no buffer handed out: two of one prompt, and one of another, each with its reward."""
+    assert evaluation
+    samples = [Sample(index=i, group_index=i // 2, prompt=f"p{i // 2}", label="l") for i in range(3)]
+    for sample in samples:
+        sample.tokens, sample.response, sample.response_length = [97, 98, 120], "x", 1
+        sample.status = Sample.Status.TRUNCATED if sample.index == 1 else Sample.Status.COMPLETED
+    return {"own": {"rewards": [1.0, 0.0, 0.5], "truncated": [s.truncated for s in samples], "samples": samples}}
+
+
+def nameless(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
+    return RolloutFnTrainOutput(samples=[[Sample(prompt="p", tokens=[1])]])
+
+
+RUNNING: list[int] = []
+
+
+async def waits(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> Sample:
+    RUNNING.append(sample.index or 0)
+    await asyncio.sleep(0.02)
+    assert len(RUNNING) <= args.sglang_server_concurrency
+    RUNNING.remove(sample.index or 0)
+    sample.status = Sample.Status.COMPLETED
+    return sample
+
+
 async def rm(args: Any, sample: Sample) -> float:
     return args.bonus + len(sample.response)
 

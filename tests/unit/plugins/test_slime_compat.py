@@ -191,6 +191,43 @@ async def test_a_whole_rollout_of_slimes_kind_reads_and_fills_the_data() -> None
         await plugins.eval_function(context(run), 0)
 
 
+async def test_slimes_functions_may_make_samples_of_their_own_as_long_as_they_number_them() -> None:
+    plugins, run = using("eval_function", f"{SLIME}.evaluate_own")
+    assert plugins.eval_function is not None
+    found = await plugins.eval_function(context(run), 0)
+    [[first, second], [third]] = found["own"]
+    assert [s.prompt for s in (first, second, third)] == ["p0", "p0", "p1"]
+    assert [s.reward for s in (first, second, third)] == [1.0, 0.0, 0.5]
+    assert (first.tokens, first.label, first.weight_versions) == ([97, 98, 120], "l", [5])
+    assert (first.status, second.status) == (SampleStatus.COMPLETED, SampleStatus.TRUNCATED)
+    plugins, run = using("rollout_function", f"{SLIME}.nameless")
+    assert plugins.rollout_function is not None
+    with pytest.raises(RolloutFailed, match=r"nameless returned a sample with index None: .* number your own"):
+        await plugins.rollout_function(context(run), 0)
+
+
+async def test_generate_functions_of_slimes_are_bounded_as_requests_are() -> None:
+    import asyncio
+
+    plugins, run = using("custom_generate_function", f"{SLIME}.waits", engine={"max_concurrency": 3})
+    doors = plugins.doors
+    assert doors.generate is not None and doors.generate_sends_by_itself
+    made = await asyncio.gather(*(doors.generate(context(run), sampled(i), run.rollout.sampling) for i in range(10)))
+    assert [found[0].index for found in made if isinstance(found, list)] == list(range(10))
+
+
+async def test_the_router_is_reached_whatever_proxy_the_environment_names(
+    router: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    plugins, run = using("custom_generate_function", f"{SLIME}.generate")
+    assert plugins.doors.generate is not None
+    [made] = await plugins.doors.generate(context(run, router), sampled(), run.rollout.sampling)  # type: ignore[misc]
+    assert made.response == "xy"
+
+
 async def test_an_evaluation_of_the_users_own_is_recorded_like_ours(tmp_path: Path) -> None:
     plugins = {"eval_function": f"{USERS}:evaluation", "custom_eval_rollout_log_function": f"{USERS}:eval_log"}
     run = config(plugins, eval=EVAL)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +20,7 @@ from engines.types import FinishReason, Generation, Sample, SampleStatus
 from tests.unit.rollout.scripted import Engine, Prompts, RandomEngine, context
 from trainers.config import RolloutConfig
 from trainers.errors import DataInvalid, RolloutFailed
+from trainers.rollout import filling
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.default import generate_rollout
 from trainers.rollout.filling import Filler
@@ -235,7 +236,8 @@ class Schedule:
     partial: bool
     drop: int | None
     rollouts: int
-    conversation: bool
+    generated: Literal["here", "in turns", "by itself"]
+    """By the rollout, by the user's function through its client, by one that sends past it."""
     by_group: bool
     max_staleness: int | None
 
@@ -249,7 +251,7 @@ schedules = st.builds(
     partial=st.booleans(),
     drop=st.sampled_from([None, 2, 3]),
     rollouts=st.integers(1, 4),
-    conversation=st.booleans(),
+    generated=st.sampled_from(["here", "in turns", "by itself"]),
     by_group=st.booleans(),
     max_staleness=st.sampled_from([None, 0, 1]),
 )
@@ -280,6 +282,31 @@ async def in_two_turns(context: RolloutContext, sample: Sample, sampling: Sampli
     return [sample]
 
 
+def past_the_client(engine: Engine) -> Any:
+    """The same, written for slime: what it sends, no abort of the rollout's finds."""
+
+    async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+        return await in_two_turns(replace(context, client=_Unheard(engine, sample.index)), sample, sampling)
+
+    return generate
+
+
+@dataclass
+class _Unheard:
+    engine: Engine
+    index: int
+    count: int = 0
+
+    async def generate(
+        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
+    ) -> Generation:
+        self.count += 1
+        rid = f"mine-{self.index}-{self.count}"
+        return await self.engine.generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
+
+    async def abort(self, rid: str) -> None: ...
+
+
 async def _accounted(of: Schedule) -> None:
     rng = random.Random(of.seed)
     source = Prompts()
@@ -308,12 +335,17 @@ async def _accounted(of: Schedule) -> None:
     staleness: dict[str, Any] = {"max_staleness": of.max_staleness} if of.partial else {}
     for rollout_id in range(of.rollouts):
         engine = RandomEngine(rng=rng, version=rollout_id, length=5, cut=rng.choice([0.0, 0.1]))
+        generate = {"here": None, "in turns": in_two_turns, "by itself": past_the_client(engine)}[of.generated]
         output = await generate_rollout(
             context(
                 engine,
                 reward,
                 data=data,
-                doors=RolloutDoors(dynamic_sampling_filter=keep, generate=in_two_turns if of.conversation else None),
+                doors=RolloutDoors(
+                    dynamic_sampling_filter=keep,
+                    generate=generate,
+                    generate_sends_by_itself=of.generated == "by itself",
+                ),
                 version=rollout_id,
                 max_new_tokens=5,
                 rollout_batch_size=of.target,
@@ -374,6 +406,35 @@ async def test_a_judge_that_hangs_on_the_surplus_holds_nothing_up() -> None:
         (1, SampleStatus.COMPLETED, None),
         (2, SampleStatus.COMPLETED, None),
     ]
+
+
+@pytest.mark.parametrize("by_itself", [False, True])
+async def test_a_generate_function_that_waits_for_something_else_is_cancelled_when_the_rollout_has_enough(
+    by_itself: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(filling, "GRACE_S", 0.6)
+    cancelled: list[int] = []
+
+    async def with_a_tool(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+        sample.append_sampled(await context.client.generate(sample.tokens, sampling, rid="r"))
+        try:
+            await (asyncio.Event().wait() if sample.index else asyncio.sleep(0))  # a tool that hangs
+        except asyncio.CancelledError:
+            cancelled.append(sample.index)
+            raise
+        return [sample]
+
+    data = Buffer(Prompts())
+    doors = RolloutDoors(generate=with_a_tool, generate_sends_by_itself=by_itself)
+    over = context(Engine(), doors=doors, data=data, n_samples_per_prompt=1, over_sampling_batch_size=3)
+    begin = asyncio.get_running_loop().time()
+    output = await asyncio.wait_for(generate_rollout(over, 0), 10)
+    took = asyncio.get_running_loop().time() - begin
+    assert [group[0].index for group in output.groups] == [0]
+    assert sorted(cancelled) == [1, 2]
+    assert took < 0.5 if by_itself else 0.5 < took < 3
+    left = data.next_groups(2, 1)
+    assert [(s.index, s.status, s.tokens) for [s] in left] == [(i, SampleStatus.PENDING, [9, 10]) for i in (1, 2)]
 
 
 async def test_a_request_that_misses_the_abort_is_aborted_again() -> None:

@@ -1,10 +1,14 @@
 """Rollouts come back from disk as they were."""
 
+import collections
+import datetime
 import gzip
 import math
 import tempfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,11 +69,37 @@ def test_a_damaged_rollout_is_named_with_its_line(tmp_path: Path) -> None:
         load_rollout(tmp_path, 0)
     lines = gzip.decompress(whole).decode().splitlines(keepends=True)
     path.write_bytes(gzip.compress("".join([*lines[:2], '[{"strange": 1}]\n']).encode()))
-    with pytest.raises(DataInvalid, match="line 3: not a rollout: ValueError: a sample has no strange"):
+    with pytest.raises(DataInvalid, match="line 3: not a rollout: ValueError: its fields differ in group_index, "):
         load_rollout(tmp_path, 0)
     path.write_bytes(gzip.compress("".join(lines[:2]).encode()))
     with pytest.raises(DataInvalid, match="holds 1 of its 2 groups"):
         load_rollout(tmp_path, 0)
+
+
+def test_what_metadata_holds_beyond_json_comes_back_or_else_as_its_text(tmp_path: Path) -> None:
+    class Own:
+        def __str__(self) -> str:
+            return "own"
+
+    plain = {
+        "scalar": np.float32(0.1),
+        "pair": (1, {2, 3}),
+        3: b"bytes",
+        "when": datetime.date(2026, 1, 2),
+        "$array": "not one",
+    }
+    near = {"counts": collections.Counter("aab"), "mine": [Own(), Own], "objects": np.array([Own()])}
+    tokens: Any = [np.int64(7), 8]
+    sample = Sample(0, 0, "p", tokens=tokens, label=np.arange(6).reshape(2, 3), metadata=plain | near)
+    save_rollout(tmp_path, 0, 0, [[sample]])
+    [[found]] = load_rollout(tmp_path, 0)
+    assert found.tokens == [7, 8] and type(found.tokens[0]) is int
+    assert np.array_equal(found.label, sample.label) and found.label.dtype == sample.label.dtype
+    assert {key: found.metadata[key] for key in plain} == plain
+    assert type(found.metadata["scalar"]) is np.float32
+    assert found.metadata["counts"] == {"a": 2, "b": 1}
+    assert found.metadata["mine"] == ["own", str(Own)]
+    assert found.metadata["objects"] == str(near["objects"])
 
 
 def test_a_reward_that_is_not_a_number_survives(tmp_path: Path) -> None:

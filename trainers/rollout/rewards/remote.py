@@ -1,6 +1,7 @@
 """A service judges, over HTTP."""
 
 import asyncio
+import itertools
 import json
 import random
 from collections import deque
@@ -110,14 +111,14 @@ class RemoteReward:
 
     async def _post(self, content: bytes, samples: Sequence[Sample]) -> httpx.Response | None:
         """The answer; None when the service was too slow. Retries what another try may mend."""
-        slip = ""
+        slip, most, pause = "", self._config.max_retries, FIRST_PAUSE_S
         deadline = asyncio.timeout(self._config.timeout_s)
         try:
             async with deadline:
-                for attempt in range(self._config.max_retries + 1):
+                for attempt in itertools.count() if most is None else range(most + 1):
                     if attempt:
-                        pause = min(FIRST_PAUSE_S * 2 ** (attempt - 1), MAX_PAUSE_S)
                         await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+                        pause = min(2 * pause, MAX_PAUSE_S)
                     try:
                         response = await self._http().post(
                             self._config.url, content=content, headers={"content-type": "application/json"}
@@ -136,7 +137,7 @@ class RemoteReward:
             if not slip:
                 return None
             raise RolloutFailed(f"{self._where(samples)} failed until reward.timeout_s was over: {slip}") from None
-        raise RolloutFailed(f"{self._where(samples)} failed {self._config.max_retries + 1} times: {slip}")
+        raise RolloutFailed(f"{self._where(samples)} failed {(most or 0) + 1} times: {slip}")
 
     def _verdict(self, answer: Any, sample: Sample) -> Verdict:
         try:
