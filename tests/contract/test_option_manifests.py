@@ -5,8 +5,9 @@ import sys
 
 import pytest
 
-from controlplane.jobs.flags.manifests import PROGRAMS, shipped
+from controlplane.jobs.flags.manifests import PROGRAMS, SHIPPED, read_manifest, shipped
 from engines.option_manifest import Manifest
+from engines.router_manifest import router_manifest
 
 TIMEOUT_S = 280.0
 
@@ -32,3 +33,11 @@ def test_a_shipped_manifest_is_what_is_installed(installed: dict[str, Manifest],
     found = {option.flags: option for option in installed[program].options}
     assert installed[program].release == known.release, "rollway manifest --into controlplane/jobs/flags/manifests"
     assert found == {option.flags: option for option in known.options}
+
+
+def test_the_routers_shipped_manifest_is_what_is_installed() -> None:
+    found = router_manifest()
+    assert found == read_manifest(SHIPPED / "router.json"), (
+        "python -m engines.router_manifest > controlplane/jobs/flags/manifests/router.json"
+    )
+    assert found.options, "slime takes them as --router-X"

@@ -7,6 +7,7 @@ import pytest
 from controlplane.jobs.flags.document import document
 from controlplane.jobs.flags.fields import UNSET, default_of, exists
 from controlplane.jobs.flags.flag import Kind
+from controlplane.jobs.flags.manifests import SHIPPED, read_manifest
 from controlplane.jobs.flags.table import GROUPS, TABLE
 from controlplane.jobs.spec import JobSpec
 from engines.config import OWNED_SGLANG_OPTIONS
@@ -36,6 +37,12 @@ def test_a_flag_names_fields_that_exist_or_says_why_it_has_none(flag) -> None:
         assert flag.fields[0].endswith(flag.name[2:].replace("-", "_"))
     if flag.kind in (Kind.IGNORED, Kind.REFUSED):
         assert not flag.fields
+
+
+def test_every_option_of_the_router_is_a_flag() -> None:
+    options = read_manifest(SHIPPED / "router.json").options
+    assert {flag for option in options for flag in option.flags} <= set(TABLE)
+    assert not [flag.name for flag in GROUPS["Options of the router"] if flag.why == "not supported"]
 
 
 def test_every_field_that_an_owned_option_points_to_exists() -> None:

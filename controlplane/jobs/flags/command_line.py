@@ -1,13 +1,21 @@
 """What stands around slime's flags when a whole command is pasted: ``ray job submit … -- python3 train.py …``."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
+from controlplane.jobs.flags.flag import Flag
+from controlplane.jobs.flags.table import TABLE
+
 PROGRAMS = ("train.py", "train_async.py")
 _ENVIRONMENT = "--runtime-env-json"
+_SIGN = re.compile(r"(?P<ends>\|\||\|&?|&&?|;)|(?:\d+|&)?>>?(?P<target>&?[\w./~$-][^\s<>|&]*)?|<(?P<source>/dev/\w+)?")
+"""What ends a shell's command, or is a redirection, whose file may be the next word."""
+_ANY_TEXTS = "--rollout-stop"
+"""Its values may look like a shell's signs, and there may be several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +28,42 @@ class CommandLine:
 
 
 def read_command_line(argv: Sequence[str]) -> CommandLine:
-    words = [word for word in argv if word.strip() not in ("\\", "")]  # a continuation that was pasted into one line
-    at = next((at for at, word in enumerate(words) if PurePosixPath(word).name in PROGRAMS), None)
+    at = next((at for at, word in enumerate(argv) if PurePosixPath(word).name in PROGRAMS), None)
     if at is None:
-        return CommandLine(tuple(words[1:] if words[:1] == ["--"] else words))
-    remarks: list[str] = []
-    if PurePosixPath(words[at]).name == "train_async.py":
+        words, remarks = _without_shell(argv)
+        return CommandLine(tuple(words[1:] if words[:1] == ["--"] else words), remarks=tuple(remarks))
+    words, remarks = _without_shell(argv[at + 1 :])
+    if PurePosixPath(argv[at]).name == "train_async.py":
         remarks.append("train_async.py: rollouts and training take turns here; none is generated ahead")
-    settings, left_out = _environment(words[:at])
-    return CommandLine(tuple(words[at + 1 :]), settings, (*remarks, *left_out))
+    settings, left_out = _environment([word for word in argv[:at] if word.strip() not in ("\\", "")])
+    return CommandLine(tuple(words), settings, (*remarks, *left_out))
+
+
+def _without_shell(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The words without those that a shell would not have passed on, and a remark about them."""
+    kept: list[str] = []
+    left_out: list[str] = []
+    last_flag = max((at for at, word in enumerate(words) if word.startswith("--")), default=-1)
+    flag: Flag | None = None
+    values = at = 0
+    while at < len(words):
+        word, at = words[at], at + 1
+        takes_text = flag is not None and flag.takes.type == "str" and (flag.takes.many or not values)
+        if word.strip() == "\\" or not (word.strip() or takes_text):
+            continue  # a continuation that was pasted into one line
+        sign = _SIGN.fullmatch(word)
+        bare = sign is not None and not (sign["target"] or sign["source"])
+        goes_on = at <= last_flag or (bare and at == len(words))
+        # Where a text is missing, a sign is that text; among several texts, where it cannot be a shell's.
+        if sign and not (takes_text and (not values or (flag is TABLE[_ANY_TEXTS] and goes_on))):
+            end = len(words) if sign["ends"] else at + bare
+            left_out += words[at - 1 : end]
+            at = end
+            continue
+        kept.append(word)
+        flag, values = (TABLE.get(word), 0) if word.startswith("--") else (flag, values + 1)
+    remark = f"left out, as a shell would not pass it on: {' '.join(left_out):.200}"
+    return kept, [remark] if left_out else []
 
 
 def _environment(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

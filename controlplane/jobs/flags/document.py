@@ -23,10 +23,12 @@ rollway train -- \\
 ```
 
 `rollway train --argv-file run.sh` reads the flags out of a script, or of arrays that were cut from one (`-` is stdin):
-arrays, assignments, comments, `${NAME[@]}`, `$((…))` and `$(seq …)` are understood, and a value that only a shell can
-fill in is refused. `POST /v1/jobs` takes the same words as `{"argv": ["--num-rollout", "100", …]}`; its reply has
-`notices`, and a refused flag is a 422 that names it. The `env_vars` of a pasted `--runtime-env-json` become
-`runtime.env_vars`, its `PYTHONPATH` `runtime.python_path`.
+arrays, assignments, comments, `${NAME[@]}`, `$((…))` and `$(seq …)` are understood, and redirections left out. A value
+that only a shell can fill in is refused, and so is one that is set in a branch, or behind `&&` or `||`.
+
+`POST /v1/jobs` takes the same words as `{"argv": ["--num-rollout", "100", …]}`; its reply has `notices`, and a refused
+flag is a 422 that names it. The `env_vars` of a pasted `--runtime-env-json` become `runtime.env_vars`, its `PYTHONPATH`
+`runtime.python_path`. What a pasted command ends with (`2>&1 | tee log`) is left out, and a notice says so.
 
 `rollway explain -- <flags>` says beforehand what becomes of everything: the resolved spec, which flag set what, what is
 ignored and why, what is refused.
@@ -38,6 +40,8 @@ The rules:
 - **slime's defaults hold** where a command line is given, also where a spec has others.
 - **`--sglang-X`** is SGLang's option X, and becomes `engine.sglang.X`. Options that the system sets are refused with
   the flag or field that decides them.
+- **`--router-X`** is sglang-router's option X. A job's router is set up by the system: what could only change its speed
+  or its reports is ignored, what asks for something else is refused.
 - **Every other flag is Megatron's** and becomes `trainer.megatron.*` with its type and choices checked. Facts about the
   model (`--num-layers`, `--hidden-size`, …) are kept and compared with `config.json` when the job starts: a
   contradiction ends it with the name of the field. Options that this trainer does not read are ignored with the reason,

@@ -98,5 +98,5 @@ def ignored(name: str, takes: Takes, why: str, *, secret: bool = False) -> Flag:
     return Flag(name, takes, Kind.IGNORED, why=why, secret=secret)
 
 
-def refused(name: str, takes: Takes, why: str) -> Flag:
-    return Flag(name, takes, Kind.REFUSED, why=why)
+def refused(name: str, takes: Takes, why: str, *, secret: bool = False) -> Flag:
+    return Flag(name, takes, Kind.REFUSED, why=why, secret=secret)

@@ -22,7 +22,7 @@ class Manifests:
     def load(cls, directory: Path | None = None) -> Self:
         """Those in ``directory``, as far as they are there, else the shipped ones. Raises ValueError, which names
         the file, for one that is damaged."""
-        return cls(**{program: _read(_path(directory, program)) for program in PROGRAMS})
+        return cls(**{program: read_manifest(_path(directory, program)) for program in PROGRAMS})
 
 
 def manifests_directory(home: Path) -> Path:
@@ -40,7 +40,8 @@ def _path(directory: Path | None, program: str) -> Path:
     return own if own is not None and own.is_file() else SHIPPED / f"{program}.json"
 
 
-def _read(path: Path) -> Manifest:
+def read_manifest(path: Path) -> Manifest:
+    """Raises ValueError, which names the file, for one that is damaged."""
     try:
         return Manifest.from_json(path.read_text())
     except ValueError as error:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from controlplane.jobs.flags.flag import Flag
+from controlplane.jobs.flags.flag import Flag, Kind
 from controlplane.jobs.flags.given import Given, Use
 from controlplane.jobs.flags.manifests import Manifests
 from controlplane.jobs.flags.table import TABLE
@@ -75,13 +75,20 @@ def _slimes(known: Flag, spelled: str, texts: tuple[str, ...], *, cleared: bool)
     texts = texts if takes.many else texts[:1]
     if not texts:
         return Use(known.name, spelled, (), known=known, problem="a value is missing"), 0
-    if problem := _first(texts):
+    if problem := _first(texts) or _empty(known, texts):
         return Use(known.name, spelled, texts, known=known, problem=problem), len(texts)
     try:
         values = [takes.read(text) for text in texts]
     except ValueError as error:
         return Use(known.name, spelled, texts, known=known, problem=str(error)), len(texts)
     return Use(known.name, spelled, texts, values if takes.many else values[0], known), len(texts)
+
+
+def _empty(known: Flag, texts: Sequence[str]) -> str:
+    """What is wrong with an empty text, which is mostly a variable that is not set; nothing where it is ignored."""
+    if "" not in texts or known.kind is Kind.IGNORED:
+        return ""
+    return "its value is an empty text: give one, or leave the flag out"
 
 
 def _programs(option: Option, spelled: str, texts: tuple[str, ...]) -> tuple[Use, int]:

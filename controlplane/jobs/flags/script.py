@@ -1,8 +1,8 @@
 """The flags in a launch script, or in any text that was cut from one.
 
 A small part of the shell is understood: arrays, assignments, quotes, comments, continued lines, ``${NAME[@]}``,
-``${NAME:-default}``, ``$((…))`` and ``$(seq …)``. What only a shell can fill in stays as it is, and is refused where a
-flag has it as its value.
+``${NAME:-default}``, ``$((…))`` and ``$(seq …)``. Redirections are left out. What only a shell can fill in stays as it
+is, and is refused where a flag has it as its value.
 """
 
 import ast
@@ -21,7 +21,12 @@ _DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*):?-(.*)\}$")
 _PLAIN = re.compile(r"^\$\{?([A-Za-z_]\w*)\}?$")
 _ARITHMETIC = re.compile(r"^\$\(\((.*)\)\)$", re.DOTALL)
 _SEQ = re.compile(r"^\$\(\s*seq((?:\s+-?\d+){1,3})\s*\)$")
-_OPENS, _CLOSES = {"if", "for", "while", "until", "case"}, {"fi", "done", "esac"}
+_OPENS, _CLOSES = {"if", "for", "while", "until", "case", "{"}, {"fi", "done", "esac", "}"}
+_LEADS = {"then", "else", "do", "{", "!"}
+"""A command may follow these at once."""
+_DECLARES = ("export", "local")
+_OWN_DIRECTORY = "SCRIPT_DIR"
+"""What slime's scripts call it; they ask a shell for what is known here."""
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -37,7 +42,7 @@ def script_words(text: str, *, directory: str = "", read_file: Callable[[str], s
     where the script lies; ``read_file``: the text of a script that it sources, None if there is none."""
     run = _Run(read_file or (lambda path: None))
     if directory:
-        run.values["SCRIPT_DIR"] = [directory]
+        run.values[_OWN_DIRECTORY] = [directory]
     command = run.execute(text)
     return command if command is not None else run.loose
 
@@ -58,10 +63,14 @@ class _Run:
         depth = 0
         arrays: list[str] = []
         trained: list[str] | None = None
+        runs = True  # whether nothing could keep a shell from coming as far as this
         for command in _commands(text):
+            depth = max(0, depth + command.opens)
             first = command.words[0].plain if command.words else ""
-            depth += (first in _OPENS) - (first in _CLOSES)
-            if name := self._assign(command, settled=depth == 0 and first not in _CLOSES):
+            runs = command.after is Break.END or (command.after is Break.AND and runs)
+            name = self._assign(command, settled=runs and depth == 0 and not command.nested)
+            runs = runs and command.succeeds
+            if name:
                 arrays.append(name)
                 continue
             words = [text for word in command.words for text in self.expand(word)]
@@ -71,7 +80,8 @@ class _Run:
                 self._source(words[1])
             elif first.startswith("-"):
                 self.loose += words
-        self.loose = [text for name in dict.fromkeys(arrays) for text in self.values.get(name, ())] + self.loose
+        found = (self.values.get(name, [f"${{{name}[@]}}"]) for name in dict.fromkeys(arrays))
+        self.loose = [text for texts in found for text in texts] + self.loose
         return trained
 
     def expand(self, word: Word) -> list[str]:
@@ -95,7 +105,7 @@ class _Run:
         if match := _ARRAY.match(text):
             return self.values.get(match[1], None if self.incomplete or match[1] in self.unknown else [])
         if match := _DEFAULT.match(text):
-            return self.values.get(match[1]) or [match[2].strip("\"'")]
+            return self.values.get(match[1]) or (None if match[1] in self.unknown else [match[2].strip("\"'")])
         if match := _PLAIN.match(text):
             return self.values.get(match[1])
         if match := _SEQ.match(text):
@@ -117,7 +127,7 @@ class _Run:
 
     def _assign(self, command: "_Command", *, settled: bool) -> str | None:
         """The array's name, if the command sets one; an empty name for another assignment."""
-        words = command.words[1:] if command.words and command.words[0].plain in ("export", "local") else command.words
+        words = command.words[1:] if command.words and command.words[0].plain in _DECLARES else command.words
         match = _ASSIGNMENT.match(words[0].parts[0].text) if words and words[0].parts else None
         if match is None or words[0].parts[0].expands:
             return None
@@ -125,7 +135,7 @@ class _Run:
         if not settled:
             self.values.pop(name, None)  # which branch is taken, only a shell knows
             self.unknown.add(name)
-            return None
+            return name if command.array is not None else None
         if name in self.unknown and match[2]:
             return None
         self.unknown.discard(name)
@@ -138,6 +148,8 @@ class _Run:
         # What is known of a longer text is kept, with the gaps as they stand.
         if not unknown or any(part.text and part not in unknown for part in value.parts):
             self.values[name] = [" ".join(self.expand(value))]
+        elif name != _OWN_DIRECTORY:
+            self.values.pop(name, None)
         return None
 
     def _source(self, path: str) -> None:
@@ -153,27 +165,62 @@ class _Command:
     words: list[Word] = field(default_factory=list[Word])
     array: list[Word] | None = None
     """What stands in the parentheses of ``NAME=(…)``."""
+    after: Break = Break.END
+    """What stands between it and the one before."""
+    nested: bool = False
+    """It stands in parentheses, and what it sets is forgotten after them."""
+    opens: int = 0
+    """How many branches and loops begin with it, less those that end."""
+
+    @property
+    def succeeds(self) -> bool:
+        """Whether what stands after ``&&`` will run: where a directory cannot be entered, the rest is of no use."""
+        plain = [word.plain for word in self.words]
+        return bool(plain) and (plain[0] in (*_DECLARES, "cd") or all(map(_ASSIGNMENT.match, plain)))
+
+    @property
+    def begins(self) -> bool:
+        """Whether a command may still begin here."""
+        return all(word.plain in _LEADS for word in self.words)
+
+    def led(self) -> "_Command":
+        """Without the words that only lead to it."""
+        first = 0
+        while first < len(self.words) and (word := self.words[first].plain) in _LEADS | _CLOSES | {"function"}:
+            self.opens += (word in _OPENS) - (word in _CLOSES)
+            first += 2 if word == "function" else 1  # its name
+        self.words = self.words[first:]
+        self.opens += bool(self.words) and self.words[0].plain in _OPENS
+        return self
 
 
 def _commands(text: str) -> Iterator[_Command]:
-    command, inside = _Command(), 0
+    command, inside, nested = _Command(), 0, 0
     for token in shell_words(text):
         if isinstance(token, Word):
             if inside and command.array is not None:
                 command.array.append(token)
             elif not inside:
                 command.words.append(token)
-        elif token is Break.OPEN:
+            continue
+        if token is Break.OPEN and (inside or not command.begins):
             inside += 1
-            if inside == 1 and command.words and command.array is None and command.words[-1].plain.endswith("="):
+            if inside == 1 and command.array is None and command.words[-1].plain.endswith("="):
                 command.array = []
-        elif token is Break.CLOSE:
-            inside = max(0, inside - 1)
-        elif not inside and (command.words or command.array):
-            yield command
+            continue
+        if inside:
+            inside -= token is Break.CLOSE
+            if inside or len(command.words) > 1 or command.array is not None:
+                continue  # what else ends here is a function's head
+        nested = max(0, nested + (token is Break.OPEN) - (token is Break.CLOSE))
+        if command.words:
+            yield command.led()
             command = _Command()
+        command.nested = nested > 0
+        if token in (Break.AND, Break.OR):
+            command.after = token
     if command.words:
-        yield command
+        yield command.led()
 
 
 def _number(node: ast.expr) -> int:

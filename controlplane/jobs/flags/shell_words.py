@@ -1,12 +1,18 @@
-"""Shell text as words whose parts know whether they were quoted and whether they are to be expanded."""
+"""Shell text as words whose parts know whether they were quoted and whether they are to be expanded. Redirections are
+left out with their targets, and so are here-documents."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+_REDIRECTION = re.compile(r"(?:\d+|&)?(<<<|<<-?|<>|<&|<|>>|>\||>&|>)")
+
 
 class Break(Enum):
     END = "end of a command"
+    AND = "&&"
+    OR = "||"
     OPEN = "("
     CLOSE = ")"
 
@@ -41,6 +47,7 @@ class Word:
 
 def shell_words(text: str) -> Iterator[Word | Break]:
     at = 0
+    documents: list[re.Pattern[str]] = []  # the ends of here-documents that begin on the next line
     while at < len(text):
         character = text[at]
         if text.startswith("\\\n", at):
@@ -49,7 +56,19 @@ def shell_words(text: str) -> Iterator[Word | Break]:
             at += 1
         elif character == "#":
             at = _until(text, "\n", at)
-        elif character in "\n;&|":
+        elif redirection := _REDIRECTION.match(text, at):
+            target, at = _target(text, redirection.end())
+            if redirection[1] in ("<<", "<<-"):
+                tabs = r"\t*" if redirection[1] == "<<-" else ""
+                documents.append(re.compile(rf"^{tabs}{re.escape(target.plain)}$", re.MULTILINE))
+        elif text.startswith(("&&", "||"), at):
+            at += 2
+            yield Break.AND if character == "&" else Break.OR
+        elif character == "\n":
+            at = _after(documents, text, at + 1)
+            documents.clear()
+            yield Break.END
+        elif character in ";&|":
             at += 1
             yield Break.END
         elif character in "()":
@@ -61,9 +80,23 @@ def shell_words(text: str) -> Iterator[Word | Break]:
     yield Break.END
 
 
+def _target(text: str, at: int) -> tuple[Word, int]:
+    while at < len(text) and text[at] in " \t":
+        at += 1
+    return _word(text, at)
+
+
+def _after(documents: list[re.Pattern[str]], text: str, at: int) -> int:
+    """Where the here-documents that begin at ``at`` have ended. One without an end is none: ``<<`` also shifts bits."""
+    for ending in documents:
+        found = ending.search(text, at)
+        at = found.end() if found else at
+    return at
+
+
 def _word(text: str, at: int) -> tuple[Word, int]:
     parts: list[Part] = []
-    while at < len(text) and text[at] not in " \t\r\n;&|()":
+    while at < len(text) and text[at] not in " \t\r\n;&|()<>":
         character = text[at]
         if text.startswith("\\\n", at):
             at += 2
@@ -82,7 +115,7 @@ def _word(text: str, at: int) -> tuple[Word, int]:
             at = end
         else:
             end = at + 1
-            while end < len(text) and text[end] not in " \t\r\n;&|()\\'\"$":
+            while end < len(text) and text[end] not in " \t\r\n;&|()<>\\'\"$":
                 end += 1
             parts.append(Part(text[at:end], False, False))
             at = end

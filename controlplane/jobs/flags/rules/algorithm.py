@@ -45,6 +45,7 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
         _kl(given, draft, in_reward=_MODELS[name].kl_in_reward)
     if "correction" in fields:
         _part(given, draft, "--use-tis", "correction", {"clip": "--tis-clip", "clip_low": "--tis-clip-low"})
+    _level(given, draft)
     if "opsm" in fields:
         _part(given, draft, "--use-opsm", "opsm", {"delta": "--opsm-delta"})
     if "critic" in fields:
@@ -117,6 +118,13 @@ def _part(given: Given, draft: Draft, switch: str, part: str, fields: Mapping[st
             draft.set(f"algorithm.{part}.{field}", given[flag], switch, flag)
         else:
             draft.ignore(flag, f"only with {switch}")
+
+
+def _level(given: Given, draft: Draft) -> None:
+    if given["--tis-level"] == "token":
+        draft.ignore("--tis-level", "it is always so")
+    else:
+        draft.refuse("--tis-level", "not supported: weights are of tokens; algorithm gspo has one ratio per sample")
 
 
 def _normalisation(given: Given, draft: Draft, fields: Mapping[str, Any]) -> None:

@@ -35,6 +35,11 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     if "--update-weight-buffer-size" in given:
         size = given["--update-weight-buffer-size"] / 2**20
         draft.set("sync.bucket_mb", size, "--update-weight-buffer-size")
+    timeout = "--router-request-timeout-secs"
+    if "--sglang-router-request-timeout-secs" in given:
+        draft.ignore(timeout, "--sglang-router-request-timeout-secs goes before it")
+    elif timeout in given:
+        draft.set("engine.request_timeout_s", given[timeout], timeout)
     for flag, only in _ONLY.items():
         if flag in given and given[flag] == only:
             draft.ignore(flag, "it is always so")

@@ -22,6 +22,10 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
         draft.ignore("--train-backend", "Megatron is the only one")
     else:
         draft.refuse("--train-backend", "not supported: training goes through Megatron")
+    if given["--qkv-format"] == "thd":
+        draft.ignore("--qkv-format", "it is always so: sequences are packed")
+    else:
+        draft.refuse("--qkv-format", "not supported: sequences are always packed, which is thd")
     if "--train-env-vars" in given:
         variables = given["--train-env-vars"]
         if isinstance(variables, dict):

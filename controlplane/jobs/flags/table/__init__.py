@@ -10,6 +10,7 @@ from controlplane.jobs.flags.table import (
     evaluation,
     extras,
     rollout,
+    router,
     trainer,
 )
 
@@ -24,6 +25,7 @@ GROUPS: dict[str, tuple[Flag, ...]] = {
     "Training": trainer.FLAGS,
     "Optimizer": trainer.OPTIMIZER,
     "Engines and router": engine.FLAGS,
+    "Options of the router": router.FLAGS,
     "Weight sync": engine.SYNC,
     "Functions of your own": extras.FUNCTIONS,
     "Tracking": extras.TRACKING,

@@ -94,7 +94,13 @@ FLAGS = (
     differs("--use-tis", ON, "algorithm.correction", "truncated importance sampling"),
     differs("--tis-clip", FLOAT, "algorithm.correction.clip", "with `--use-tis`", 2.0),
     differs("--tis-clip-low", FLOAT, "algorithm.correction.clip_low", "with `--use-tis`", 0.0),
-    refused("--tis-level", TEXT, "not supported: weights are of tokens; algorithm gspo has one ratio per sample"),
+    differs(
+        "--tis-level",
+        TEXT,
+        (),
+        "`token`, which is always so; another level is refused: algorithm gspo has one ratio per sample",
+        "token",
+    ),
     refused(
         "--custom-tis-function-path",
         TEXT,
@@ -118,6 +124,12 @@ FLAGS = (
     refused("--score-centering-top-k", INT, "not supported"),
     refused("--use-rollout-entropy", ON, "not supported yet: entropies are not kept beside the old log-probabilities"),
     refused("--reset-optimizer-states", ON, "not supported yet"),
+    refused(
+        "--true-on-policy-mode",
+        ON,
+        "not supported: trainer and engines compute with different kernels. What they differ by is measured "
+        "(log_prob_diff), and --use-tis corrects for it",
+    ),
     refused("--use-routing-replay", ON, _REPLAY),
     refused("--use-rollout-routing-replay", ON, _REPLAY),
     refused("--routing-replay-prefetch-microbatches", INT, _REPLAY),

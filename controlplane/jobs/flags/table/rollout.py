@@ -4,6 +4,7 @@ from controlplane.jobs.flags.flag import FLOAT, INT, INTS, ON, TEXT, TEXTS, diff
 
 _BUFFER = "not supported: samples of other programs come in through a rollout function of your own"
 _STORAGE = "not supported: rollouts travel through Ray's object store"
+_EXTERNAL = "not supported yet: a job starts the engines that it generates with"
 _FAULTS = "engines are always watched, and the job goes on from its checkpoint when one is lost"
 
 FLAGS = (
@@ -58,9 +59,8 @@ FLAGS = (
     refused("--fetch-trajectory-retry-times", INT, _BUFFER),
     refused("--min-batch-collection-ratio", FLOAT, _BUFFER),
     refused("--rollout-task-type", TEXT, _BUFFER),
-    refused(
-        "--rollout-external-engine-addrs", TEXTS, "not supported yet: a job starts the engines that it generates with"
-    ),
+    refused("--rollout-external", ON, _EXTERNAL),
+    refused("--rollout-external-engine-addrs", TEXTS, _EXTERNAL),
 )
 
 REWARDS = (

@@ -1,5 +1,7 @@
 """Flags out of a launch script."""
 
+import pytest
+
 from controlplane.jobs.flags.script import script_words
 
 SCRIPT = r"""#!/bin/bash
@@ -69,6 +71,82 @@ def test_an_array_that_a_branch_adds_to_stays_for_a_shell() -> None:
     script = 'A=(--a 1)\nif [ -n "$X" ]; then\n  A+=(--b)\nfi\nA+=(--c)\npython train.py ${A[@]} ${B[@]}\n'
     assert script_words(script) == ["python", "train.py", "${A[@]}"]
     assert script_words(script.replace("A+=(--c)", "A=(--c)")) == ["python", "train.py", "--c"]
+
+
+TRAINS = "\npython train.py ${A[@]} --lr ${LR:-9}"
+
+
+@pytest.mark.parametrize(
+    "branch",
+    [
+        '[ -n "$X" ] && A+=(--b) && LR=3',
+        '[[ -n "$X" && -n "$Y" ]] &&\n  A+=(--b) && LR=3',
+        "(( N > 1 )) && { A+=(--b); LR=3; }",
+        "source x.sh || A=() || LR=3",
+        "if true; then A+=(--b); else LR=3; fi",
+        "for (( i = 0; i < 3; i++ )); do A+=(--b); LR=3; done < /hosts",
+        "case $X in a) A+=(--b);; b) LR=3;; esac",
+        "f() { A+=(--b); }\nfunction g {\n  LR=3\n}",
+        "(cd /x && A+=(--b) && LR=3)",
+    ],
+)
+def test_what_a_shell_sets_under_a_condition_is_left_to_it(branch: str) -> None:
+    assert script_words(f"A=(--a 1)\n{branch}{TRAINS}") == ["python", "train.py", "${A[@]}", "--lr", "${LR:-9}"]
+    again = f"A=(--a 1)\n{branch}\nA=(--c)\nLR=4{TRAINS}"
+    assert script_words(again) == ["python", "train.py", "--c", "--lr", "4"]
+
+
+def test_arrays_alone_that_a_shell_would_set_are_not_dropped() -> None:
+    assert script_words("A=(--a 1)\n[ $X ] && A+=(--b)\nif [ $Y ]; then\n  C=(--c)\nfi\nD=(--d)") == [
+        *("${A[@]}", "${C[@]}", "--d")
+    ]
+
+
+def test_what_stands_behind_an_assignment_or_a_change_of_directory_is_no_branch() -> None:
+    script = 'cd "$HERE" && A=(--a 1) && export LR=2 &&' + TRAINS
+    assert script_words(script) == ["python", "train.py", "--a", "1", "--lr", "2"]
+    assert script_words(f"A=(--a 1); [ -d /x ] || exit 1; LR=2{TRAINS}") == [
+        *("python", "train.py", "--a", "1", "--lr", "2")
+    ]
+    assert script_words("(cd /slime && python train.py --a 1)") == ["python", "train.py", "--a", "1"]
+
+
+def test_a_value_that_is_no_longer_known_is_not_the_one_before() -> None:
+    assert script_words("LR=1\nLR=$(cat lr)\npython train.py --lr $LR") == ["python", "train.py", "--lr", "$LR"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "2>&1 | tee log",
+        "> log 2>&1 &",
+        "&>> log",
+        "< /dev/null >log 2>/dev/null",
+        ">| log; echo done",
+        "2>&- <<< 'some text'",
+        "> >(tee log) || exit 1",
+    ],
+)
+def test_redirections_are_no_words_of_the_command(end: str) -> None:
+    assert script_words(f"python train.py --a 1 {end}\n") == ["python", "train.py", "--a", "1"]
+    assert script_words(f"python train.py --a \\\n  {end}\n") == ["python", "train.py", "--a"]
+
+
+def test_a_redirection_may_stand_anywhere_and_its_signs_in_quotes_are_text() -> None:
+    assert script_words("python train.py 2>log --a '2>&1' \">\" x\\<y --b=2>log --c") == [
+        *("python", "train.py", "--a", "2>&1", ">", "x<y", "--b=2", "--c")
+    ]
+    assert script_words("A=( --a 1 )\n--b 2 2>&1 | tee log\n") == ["--a", "1", "--b", "2"]
+
+
+@pytest.mark.parametrize(("sign", "end"), [("<<EOF", "EOF"), ("<<-'E F'", "\tE F"), ('<< "E"', "E")])
+def test_a_here_document_is_passed_over(sign: str, end: str) -> None:
+    document = f"cat {sign} > /x.yaml\npython train.py --no $(\n\"'\n{end}\n"
+    assert script_words(f"{document}python train.py --a 1\n") == ["python", "train.py", "--a", "1"]
+
+
+def test_bits_that_are_shifted_are_no_here_document() -> None:
+    assert script_words("(( N << 2 ))\npython train.py --a 1\n") == ["python", "train.py", "--a", "1"]
 
 
 def test_arrays_and_plain_lines_of_flags_are_enough() -> None:

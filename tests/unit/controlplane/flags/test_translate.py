@@ -85,6 +85,8 @@ def test_of_a_flag_given_twice_the_last_holds_and_a_notice_says_so() -> None:
         ("--rollout-shuf", "--rollout-shuffle"),
         ("--recompute-granularty", "--recompute-granularity"),
         ("--sglang-mem-fraction", "--sglang-mem-fraction-static"),
+        ("--router-polcy", "--router-policy"),
+        ("--qkv-fromat", "--qkv-format"),
         ("--xyzzy", None),
     ],
 )
@@ -122,6 +124,17 @@ def test_an_unknown_misspelt_or_abbreviated_flag_is_refused_with_the_nearest(wor
         (("--mtp-num-layers", "1"), "not supported"),
         (("--hidden-dropout", "0.1"), "only 0.0 is"),
         (("--rollout-num-gpus", "0"), "set by --rollout-num-gpus"),
+        (("--rollout-stop", ""), "its value is an empty text: give one, or leave the flag out"),
+        (("--rollout-stop", "a", ""), "its value is an empty text"),
+        (("--load=",), "its value is an empty text"),
+        (("--qkv-format", "bshd"), "sequences are always packed"),
+        (("--tis-level", "sequence"), "weights are of tokens"),
+        (("--true-on-policy-mode",), "compute with different kernels"),
+        (("--use-dynamic-global-batch-size",), "not supported: a step has --global-batch-size samples"),
+        (("--router-max-concurrent-requests", "8"), "use --sglang-server-concurrency"),
+        (("--router-prefill", "http://h:1", "9000"), "engines of one kind"),
+        (("--router-service-discovery",), "starts the engines that it generates with"),
+        (("--worker-urls", "http://h:1"), "starts the engines that it generates with"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_words(words: tuple[str, ...], says: str) -> None:
@@ -350,10 +363,51 @@ def test_debug_flags_choose_a_half_and_a_directory() -> None:
     assert spec("--dump-details", "/d")["debug"]["save_rollouts"] == "/d/rollout_data"
 
 
-def test_a_secret_is_shown_nowhere() -> None:
-    found = run("--wandb-key", "very-secret")
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--wandb-key", Outcome.IGNORED),
+        ("--router-api-key", Outcome.REFUSED),
+        ("--router-control-plane-api-keys", Outcome.REFUSED),
+        ("--router-oracle-password", Outcome.REFUSED),
+        ("--router-redis-url", Outcome.REFUSED),
+    ],
+)
+def test_a_secret_is_shown_nowhere(flag: str, expected: Outcome) -> None:
+    found = run(flag, "very-secret")
     assert "very-secret" not in repr(found.report)
-    assert outcome(found, "--wandb-key")[0] is Outcome.IGNORED
+    assert outcome(found, flag)[0] is expected
+
+
+def test_flags_that_say_what_is_always_so_are_ignored() -> None:
+    found = run("--qkv-format", "thd", "--use-tis", "--tis-level", "token", "--disable-rollout-trim-samples")
+    assert found.spec is not None
+    for flag in ("--qkv-format", "--tis-level", "--disable-rollout-trim-samples"):
+        assert outcome(found, flag)[0] is Outcome.IGNORED
+
+
+def test_an_empty_value_is_of_no_matter_where_the_flag_is_ignored() -> None:
+    found = run("--wandb-key", "", "--wandb-group", "")
+    assert found.spec is not None and outcome(found, "--wandb-key")[0] is Outcome.IGNORED
+
+
+def test_stop_texts_of_blanks_and_of_a_shells_signs_arrive() -> None:
+    words = ("--rollout-stop", "\n\n", " ", "|", "--lr", "1e-6", "2>&1", "|", "tee", "log")
+    found = run(*words)
+    assert found.spec is not None and found.spec.rollout.sampling.stop == ("\n\n", " ", "|")
+    assert "left out, as a shell would not pass it on: 2>&1 | tee log" in found.report.notices
+
+
+def test_the_routers_options_that_change_no_result_are_ignored_and_its_timeout_is_the_engines() -> None:
+    ignored = ("--router-policy", "--router-cb-timeout-duration-secs", "--router-prometheus-port")
+    found = run(
+        ignored[0], "consistent_hashing", ignored[1], "9", ignored[2], "9", "--router-request-timeout-secs", "60"
+    )
+    assert found.spec is not None and found.spec.engine.request_timeout_s == 60
+    assert {outcome(found, flag)[0] for flag in ignored} == {Outcome.IGNORED}
+    both = run("--sglang-router-request-timeout-secs", "70", "--router-request-timeout-secs", "60")
+    assert both.spec is not None and both.spec.engine.request_timeout_s == 70
+    assert outcome(both, "--router-request-timeout-secs")[0] is Outcome.IGNORED
 
 
 def test_a_whole_ray_command_gives_the_environment_and_what_a_shell_would_fill_in_is_left_out_aloud() -> None:
@@ -368,7 +422,9 @@ def test_a_whole_ray_command_gives_the_environment_and_what_a_shell_would_fill_i
 
 
 _FLAGS = sorted({*TABLE, *list(shipped().megatron.flags)[::9], "--sglang-dp-size", "--nothing"})
-_VALUES = st.sampled_from(["0", "-1", "1.5", "x", "", "{}", "[1]", "$A", "--", "-", "train.py", "slime.a.b", "é\x00"])
+_VALUES = st.sampled_from(
+    ["0", "-1", "1.5", "x", "", "{}", "[1]", "$A", "--", "-", "train.py", "slime.a.b", "é\x00", "|", ">", "2>&1"]
+)
 
 
 @settings(max_examples=400, deadline=None)
