@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from trainers.errors import StorageFailed
 from trainers.reports import (
+    CheckpointDeletedReport,
     CheckpointReport,
     EndReason,
     EvaluationReport,
@@ -55,6 +56,7 @@ class Reporter:
         self._spool = Spool(spool_directory, attempt) if spool_directory is not None else None
         self._unsent: deque[Report] = deque()
         self._seq = 0
+        self._megatron_checkpoints: set[Path] = set()
         self._new = asyncio.Event()
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {token}"},
@@ -65,6 +67,8 @@ class Reporter:
 
     async def __aenter__(self) -> Self:
         if self._spool is not None:
+            for fact in self._spool.facts():
+                self._remember(fact)
             for report in self._spool.left_behind():
                 self._put(report.model_copy(update={"seq": self._next()}))
             self._spool.taken_over()
@@ -115,6 +119,9 @@ class Reporter:
             )
         )
 
+    def checkpoint_deleted(self, format: Literal["megatron", "hf"], path: Path) -> None:
+        self._put(CheckpointDeletedReport(seq=self._next(), at=_now(), format=format, path=str(path)))
+
     def evaluation(self, name: str, weight_version: int, metrics: dict[str, float], samples_path: Path) -> None:
         self._put(
             EvaluationReport(
@@ -129,6 +136,11 @@ class Reporter:
 
     def finished(self, reason: EndReason, detail: str) -> None:
         self._put(FinishedReport(seq=self._next(), at=_now(), reason=reason, detail=detail))
+
+    @property
+    def megatron_checkpoints(self) -> frozenset[Path]:
+        """Those that this or an earlier attempt reported, and none has reported as deleted."""
+        return frozenset(self._megatron_checkpoints)
 
     def has_step(self, rollout_id: int) -> bool:
         """Whether this or an earlier attempt reported it."""
@@ -160,7 +172,17 @@ class Reporter:
         self._seq += 1
         return self._seq
 
+    def _remember(self, report: Report) -> None:
+        match report:
+            case CheckpointReport(format="megatron", path=path):
+                self._megatron_checkpoints.add(Path(path))
+            case CheckpointDeletedReport(format="megatron", path=path):
+                self._megatron_checkpoints.discard(Path(path))
+            case _:
+                pass
+
     def _put(self, report: Report) -> None:
+        self._remember(report)
         self._unsent.append(report)
         self._new.set()
         if self._spool is None:

@@ -59,6 +59,15 @@ class Wanted(StrEnum):
     CANCEL = "cancel"
 
 
+class Origin(BaseModel):
+    """Which attempt told a fact first, and where in its reports."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attempt: Annotated[int, Field(ge=1, lt=2**31)]
+    seq: Annotated[int, Field(ge=1, lt=2**31)]
+
+
 class _Report(BaseModel):
     # A diverged run reports NaN; written as JSON's null it would not be read back.
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
@@ -66,6 +75,8 @@ class _Report(BaseModel):
     seq: Annotated[int, Field(ge=1)]
     """Position in this attempt's reports, without gaps; what makes ingest idempotent."""
     at: datetime
+    origin: Origin | None = None
+    """Of what an earlier attempt left behind and this one delivers: by that name it may have been stored already."""
 
 
 class EventReport(_Report):
@@ -91,6 +102,14 @@ class CheckpointReport(_Report):
     format: Literal["megatron", "hf"]
     path: str
     weight_version: Annotated[int, Field(ge=0)]
+
+
+class CheckpointDeletedReport(_Report):
+    """A checkpoint that was reported is no longer there, as ``checkpoint.keep_last`` wants it."""
+
+    kind: Literal["checkpoint_deleted"] = "checkpoint_deleted"
+    format: Literal["megatron", "hf"]
+    path: str
 
 
 class EvaluationReport(_Report):
@@ -139,6 +158,7 @@ type Report = Annotated[
     EventReport
     | StepReport
     | CheckpointReport
+    | CheckpointDeletedReport
     | EvaluationReport
     | PhaseReport
     | PlanReport

@@ -6,9 +6,17 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from trainers.reports import CheckpointReport, EvaluationReport, EventReport, Report, StepReport
+from trainers.reports import (
+    CheckpointDeletedReport,
+    CheckpointReport,
+    EvaluationReport,
+    EventReport,
+    Origin,
+    Report,
+    StepReport,
+)
 
-type Fact = StepReport | CheckpointReport | EvaluationReport | EventReport
+type Fact = StepReport | CheckpointReport | CheckpointDeletedReport | EvaluationReport | EventReport
 """What stays true when the attempt that reported it is gone."""
 
 _REPORT: TypeAdapter[Report] = TypeAdapter(Report)
@@ -50,15 +58,17 @@ class Spool:
             yield from self._facts(attempt)
 
     def left_behind(self) -> list[Fact]:
-        """Facts that earlier attempts reported and the API never confirmed, oldest first. Once they are in this
-        attempt's file, call :meth:`taken_over`; an attempt that dies before it does leaves them to the next."""
-        found: dict[str, Fact] = {}
+        """Facts that earlier attempts reported and of which no confirmation was noted, oldest first, each with its
+        origin: the API may have them. Once they are in this attempt's file, call :meth:`taken_over`; an attempt that
+        dies before it does leaves them to the next."""
+        found: dict[Origin, Fact] = {}
         for attempt in range(1, self._attempt):
             acked = self._acked(attempt)
-            for report in self._facts(attempt):
-                if report.seq > acked:
+            for fact in self._facts(attempt):
+                if fact.seq > acked:
+                    origin = fact.origin or Origin(attempt=attempt, seq=fact.seq)
                     # In two files when an attempt died while it took it over.
-                    found.setdefault(report.model_dump_json(exclude={"seq"}), report)
+                    found.setdefault(origin, fact.model_copy(update={"origin": origin}))
         return list(found.values())
 
     def _facts(self, attempt: int) -> Iterator[Fact]:
@@ -68,7 +78,9 @@ class Spool:
         # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
         for line in path.read_bytes().split(b"\n")[:-1]:
             report = _REPORT.validate_json(line)
-            if isinstance(report, StepReport | CheckpointReport | EvaluationReport | EventReport):
+            if isinstance(
+                report, StepReport | CheckpointReport | CheckpointDeletedReport | EvaluationReport | EventReport
+            ):
                 yield report
 
     def taken_over(self) -> None:

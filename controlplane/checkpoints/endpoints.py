@@ -28,7 +28,7 @@ def checkpoints_router(database: Database) -> APIRouter:
 
     @router.get("/checkpoints")
     async def list_checkpoints(job_id: str) -> CheckpointList:
-        """What the job saved and exported, oldest first."""
+        """What the job saved and exported and has not deleted since, oldest first."""
         async with database.read() as session:
             rows = await checkpoints.of_job(session, job_id)
             if not rows:

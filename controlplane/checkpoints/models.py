@@ -18,3 +18,5 @@ class CheckpointRow(Base):
     rollout_id: Mapped[int]
     weight_version: Mapped[int]
     at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+    deleted_at: Mapped[datetime | None] = mapped_column(TIMESTAMP(timezone=True))
+    """When the job was seen to have let go of it; none while it is there."""

@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 NAMESPACE = "rollway"
 THREADS = 8
 RELEASE_WAIT_S = 2.0
+# A driver asks for no CPU, so Ray would put it on any node, also on one that only lets the API speak to the cluster and
+# goes when the API is restarted. Such a node says so with `ray start --labels=rollway-driver=no`; any other will do.
+NODES_FOR_DRIVERS = {"rollway-driver": "!no"}
 _PR_SET_PDEATHSIG = 1
 
 _STATUS = {
@@ -71,7 +74,8 @@ class DriverActor:
 
 def start_driver(name: str, launch: dict[str, Any], env_vars: dict[str, str]) -> None:
     options: dict[str, Any] = {"runtime_env": {"env_vars": env_vars}} if env_vars else {}
-    actor: Any = ray.remote(num_cpus=launch["num_cpus"], max_restarts=0)(DriverActor)
+    options |= {"num_cpus": launch["num_cpus"], "max_restarts": 0, "label_selector": NODES_FOR_DRIVERS}
+    actor: Any = ray.remote(DriverActor)
     actor.options(name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **options).remote(launch)
 
 

@@ -1,7 +1,7 @@
 """Takes in what drivers report: each report once, in order, with everything it means in one transaction."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from sqlalchemy import func
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from controlplane.auth import same_token
 from controlplane.checkpoints import repository as checkpoints
 from controlplane.db import Database
-from controlplane.errors import Unauthorized
+from controlplane.errors import Invalid, Unauthorized
 from controlplane.evaluations import repository as evaluations
 from controlplane.events import repository as events
 from controlplane.jobs import repository as jobs
@@ -19,10 +19,12 @@ from controlplane.jobs.models import AttemptRow, JobRow
 from controlplane.jobs.states import ENDINGS, JobState
 from controlplane.metrics import repository as metrics
 from trainers.reports import (
+    CheckpointDeletedReport,
     CheckpointReport,
     EvaluationReport,
     EventReport,
     FinishedReport,
+    Origin,
     Phase,
     PhaseReport,
     PlanReport,
@@ -42,7 +44,8 @@ class Ingest:
     async def take(self, job_id: str, number: int, token: str, reports: Sequence[Report]) -> ReportReply:
         """Store what is new and follows on without a gap; the reply says up to where everything is stored.
 
-        Raises Unauthorized when ``token`` is not that attempt's.
+        Raises Unauthorized when ``token`` is not that attempt's, and Invalid where it delivers facts that are no
+        earlier attempt's.
         """
         async with self._database.begin() as session:
             # A heartbeat writes one row of the attempt and leaves the job, which readers poll, alone.
@@ -59,7 +62,7 @@ class Ingest:
                 heard["last_seq"] = acked
             await jobs.update_attempt(session, job_id, number, **heard)
             if new:
-                job = await _store(session, job, attempt, new)
+                job = await _store(session, job, attempt, await _first_heard(session, attempt, new))
         if new:
             self._changes.notify(job_id, due=job.state == JobState.STOPPING)
         return ReportReply(acked=acked, wanted=Wanted(job.wanted))
@@ -74,14 +77,43 @@ def next_in_order(reports: Sequence[Report], last_seq: int) -> list[Report]:
     return found
 
 
+def unheard(reports: Sequence[Report], stored: Mapping[int, int]) -> list[Report]:
+    """``reports`` without what earlier attempts left behind as undelivered, and had delivered. ``stored``: up to where
+    each of these attempts is stored."""
+    return [report for report in reports if report.origin is None or report.origin.seq > stored[report.origin.attempt]]
+
+
+def origin_of(report: Report, attempt: int) -> Origin:
+    """The attempt and position under which it is stored, whoever delivers it: here ``attempt``."""
+    return report.origin or Origin(attempt=attempt, seq=report.seq)
+
+
+async def _first_heard(session: AsyncSession, attempt: AttemptRow, reports: Sequence[Report]) -> list[Report]:
+    """Those that nobody has delivered before; notes that the others' attempts are now stored as far. Raises Invalid."""
+    left_behind = [report.origin for report in reports if report.origin is not None]
+    if not left_behind:
+        return list(reports)
+    rows = await jobs.attempts(session, attempt.job_id)
+    stored = {row.number: row.last_seq for row in rows if row.number < attempt.number}
+    if strangers := sorted({origin.attempt for origin in left_behind} - stored.keys()):
+        raise Invalid(f"attempt {attempt.number} delivers facts of attempt {strangers[0]}, which is none before it")
+    first = unheard(reports, stored)
+    heard = sorted((report.origin.attempt, report.origin.seq) for report in first if report.origin is not None)
+    for number, last_seq in dict(heard).items():  # the last of each attempt
+        await jobs.update_attempt(session, attempt.job_id, number, last_seq=last_seq)
+    return first
+
+
 async def _store(session: AsyncSession, job: JobRow, attempt: AttemptRow, reports: Sequence[Report]) -> JobRow:
-    of_attempt = {"job_id": job.id, "attempt": attempt.number}
+    def told(report: Report) -> dict[str, Any]:
+        return {"job_id": job.id, "attempt": origin_of(report, attempt.number).attempt, "at": report.at}
+
     await events.append_all(
         session,
         [
-            of_attempt
-            | {"seq": r.seq, "at": r.at, "level": r.level, "type": clean(r.type), "message": clean(r.message)}
-            | {"data": storable(r.data)}
+            told(r)
+            | {"seq": origin_of(r, attempt.number).seq, "level": r.level, "type": clean(r.type)}
+            | {"message": clean(r.message), "data": storable(r.data)}
             for r in reports
             if isinstance(r, EventReport)
         ],
@@ -89,9 +121,7 @@ async def _store(session: AsyncSession, job: JobRow, attempt: AttemptRow, report
     await metrics.put(
         session,
         [
-            of_attempt
-            | {"rollout_id": r.rollout_id, "at": r.at, "weight_version": r.weight_version}
-            | {"values": storable(r.metrics)}
+            told(r) | {"rollout_id": r.rollout_id, "weight_version": r.weight_version, "values": storable(r.metrics)}
             for r in reports
             if isinstance(r, StepReport)
         ],
@@ -105,17 +135,26 @@ async def _store(session: AsyncSession, job: JobRow, attempt: AttemptRow, report
             if isinstance(r, CheckpointReport)
         ],
     )
+    for r in last_words(reports):
+        if isinstance(r, CheckpointDeletedReport):
+            await checkpoints.note_deleted(session, job.id, r.format, clean(r.path), r.at)
     await evaluations.put(
         session,
         [
-            of_attempt
-            | {"weight_version": r.weight_version, "name": clean(r.name), "at": r.at}
+            told(r)
+            | {"weight_version": r.weight_version, "name": clean(r.name)}
             | {"values": storable(r.metrics), "samples_path": clean(r.samples_path)}
             for r in reports
             if isinstance(r, EvaluationReport)
         ],
     )
     return await _follow(session, job, reports)
+
+
+def last_words(reports: Sequence[Report]) -> list[CheckpointReport | CheckpointDeletedReport]:
+    """What is said last of each checkpoint: one that was deleted may be saved again."""
+    said = [report for report in reports if isinstance(report, CheckpointReport | CheckpointDeletedReport)]
+    return list({(report.format, report.path): report for report in said}.values())
 
 
 async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report]) -> JobRow:
@@ -162,7 +201,9 @@ async def _follow(session: AsyncSession, job: JobRow, reports: Sequence[Report])
 
 
 def _is_under_way(report: Report) -> bool:
-    """Whether the run does what the job is for."""
+    """Whether the run does what the job is for, and not an attempt before it."""
+    if report.origin is not None:
+        return False
     if isinstance(report, PhaseReport):
         return report.phase is Phase.CONVERTING
     return isinstance(report, ServingReport | StepReport)

@@ -76,7 +76,7 @@ class AttemptRow(Base):
     number: Mapped[int] = mapped_column(primary_key=True)
     token_sha256: Mapped[bytes] = mapped_column(LargeBinary)
     last_seq: Mapped[int] = mapped_column(server_default="0")
-    """Every report up to this one is stored."""
+    """Every report up to this one is stored; of an attempt that has ended, every fact, whoever delivered it."""
     last_heartbeat_at: Mapped[datetime | None] = mapped_column(TIME)
     started_at: Mapped[datetime] = mapped_column(TIME, server_default=text("now()"))
     driver_started_at: Mapped[datetime | None] = mapped_column(TIME)

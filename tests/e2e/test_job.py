@@ -177,9 +177,8 @@ async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_kil
     service: Service, task: Path
 ) -> None:
     rollouts = 24
-    job_id = await service.submit(
-        spec(task, rollout={"num_rollouts": rollouts}, checkpoint={"save_interval": 2, "async_save": True})
-    )
+    checkpoint = {"save_interval": 2, "async_save": True, "keep_last": 2}
+    job_id = await service.submit(spec(task, rollout={"num_rollouts": rollouts}, checkpoint=checkpoint))
     await service.until(job_id, lambda job: (job["progress"]["rollout_id"] or -1) >= 1, "two rollouts", 240)
     os.kill(service.endpoint["pid"], signal.SIGKILL)
     service.command("up")
@@ -193,8 +192,9 @@ async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_kil
     steps = await service.rows(job_id, "metrics")
     assert [step["rollout_id"] for step in steps] == list(range(rollouts))
     saved = [row for row in await service.rows(job_id, "checkpoints") if row["format"] == "megatron"]
-    assert saved[-1]["rollout_id"] == rollouts - 1
+    assert [row["rollout_id"] for row in saved] == [rollouts - 3, rollouts - 1], "what was deleted is not listed"
     assert all((Path(row["path"]) / "manifest.json").is_file() for row in saved)
+    assert len(list(Path(saved[0]["path"]).parent.glob("iter_*"))) == 2
     assert not await service.left_behind()
 
 

@@ -123,6 +123,11 @@ class Driver:
         self.seq += 1
         return {"kind": kind, "seq": self.seq, "at": datetime.now(UTC).isoformat(), **fields}
 
+    def take_over(self, report: dict[str, Any], attempt: int) -> dict[str, Any]:
+        """As what this driver found in the spool of an earlier attempt."""
+        self.seq += 1
+        return report | {"seq": self.seq, "origin": {"attempt": attempt, "seq": report["seq"]}}
+
     def step(self, rollout_id: int, **metrics: float | str) -> dict[str, Any]:
         return self.report(
             "step", rollout_id=rollout_id, weight_version=rollout_id + 2, metrics={"reward": 0.5, **metrics}

@@ -105,7 +105,7 @@ async def test_every_rollout_counts_once_after_a_retry_and_the_later_attempt_win
     late = await first.tell(undelivered)
     assert (late["superseded"], late["acked"]) == (True, 5), "an attempt that ended is not heard any more"
     # The second attempt hands over what the first left on disk, then resumes from the checkpoint of rollout 2.
-    await second.tell(second.serving(), second.step(4, reward=0.1))
+    await second.tell(second.serving(), second.take_over(undelivered, attempt=1))
     await second.tell(*(second.step(rollout, reward=0.9) for rollout in (3, 4)))
     assert await rollouts(api, job_id) == [
         (0, 1, 0.1),
@@ -116,6 +116,71 @@ async def test_every_rollout_counts_once_after_a_retry_and_the_later_attempt_win
     ]
     cursor = (await api.http.get(f"/v1/jobs/{job_id}/metrics", params={"after": 2})).json()
     assert ([item["rollout_id"] for item in cursor["items"]], cursor["next"]) == ([3, 4], 4)
+
+
+async def test_what_a_killed_driver_had_delivered_is_not_stored_again_when_later_attempts_deliver_it(api: Api) -> None:
+    job_id, first = await running(api)
+    told = [
+        first.report("event", type="note", message="one"),
+        first.step(0, reward=0.1),
+        first.report("event", type="note", message="two"),
+    ]
+    await first.tell(*told[:2])  # and is killed before it notes that this is stored
+    api.cluster.kill(job_id, 1)
+    second = await api.driver(job_id, 2)
+    assert (await first.tell(told[2]))["superseded"], "it comes too late for an attempt that has ended"
+
+    def left_behind(driver: Driver) -> list[dict[str, Any]]:
+        return [driver.take_over(report, attempt=1) for report in told]
+
+    await second.tell(*left_behind(second))
+    assert (await api.job(job_id))["state"] == "starting", "none of it is this attempt's doing"
+    await second.tell(second.step(0, reward=0.9), second.report("event", type="note", message="three"))
+    api.cluster.kill(job_id, 2)
+    third = await api.driver(job_id, 3)
+    of_second = {"kind": "event", "seq": second.seq, "at": told[0]["at"], "type": "note", "message": "three"}
+    reply = await third.tell(*left_behind(third), third.take_over(of_second, attempt=2))
+    assert (reply["acked"], reply["superseded"]) == (4, False)
+
+    notes = [(each["attempt"], each["message"]) for each in await api.events(job_id) if each["type"] == "note"]
+    assert notes == [(1, "one"), (1, "two"), (2, "three")]
+    assert await rollouts(api, job_id) == [(0, 2, 0.9)]
+
+
+async def test_facts_of_an_attempt_that_was_none_before_are_refused(api: Api) -> None:
+    _, driver = await running(api)
+    for attempt in (1, 2):
+        stray = driver.take_over(driver.report("event", type="note", message="stray"), attempt=attempt)
+        response = await driver.post(stray | {"seq": 2})
+        assert response.status_code == 422, response.text
+    assert (await driver.tell())["acked"] == 1
+
+
+async def test_a_checkpoint_that_was_deleted_is_listed_no_more_unless_it_is_saved_again(api: Api) -> None:
+    job_id, driver = await running(api)
+
+    def saved(rollout_id: int, format: str = "megatron") -> dict[str, Any]:
+        path = f"/runs/x/{rollout_id}"
+        return driver.report("checkpoint", rollout_id=rollout_id, format=format, path=path, weight_version=1)
+
+    def deleted(rollout_id: int) -> dict[str, Any]:
+        return driver.report("checkpoint_deleted", format="megatron", path=f"/runs/x/{rollout_id}")
+
+    async def listed() -> list[tuple[str, int]]:
+        items = (await api.http.get(f"/v1/jobs/{job_id}/checkpoints")).json()["items"]
+        return [(item["format"], item["rollout_id"]) for item in items]
+
+    await driver.tell(saved(0), saved(0, "hf"), saved(1))
+    gone = [deleted(0), saved(2), deleted(7)]  # 7 was never reported
+    await driver.tell(*gone)
+    await driver.tell(*gone)
+    assert await listed() == [("hf", 0), ("megatron", 1), ("megatron", 2)]
+    await driver.tell(deleted(1), deleted(2), saved(1), saved(3), deleted(3))
+    assert await listed() == [("hf", 0), ("megatron", 1)]
+    api.cluster.kill(job_id, 1)
+    second = await api.driver(job_id, 2)
+    await second.tell(*(second.take_over(report, attempt=1) for report in (gone[0], gone[1])))
+    assert await listed() == [("hf", 0), ("megatron", 1)], "both had been heard"
 
 
 async def test_an_evaluation_counts_once_after_a_retry_and_comes_back_in_order_of_versions(api: Api) -> None:

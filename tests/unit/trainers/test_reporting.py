@@ -181,6 +181,35 @@ async def test_a_death_while_the_facts_of_the_last_attempt_are_taken_over_loses_
     assert sorted(stored.rollout_id for stored in api.stored if isinstance(stored, StepReport)) == [0, 1, 2]
 
 
+async def test_what_is_delivered_again_bears_the_attempt_and_sequence_that_told_it_first(
+    api: Api, tmp_path: Path
+) -> None:
+    origins: list[list[tuple[int, int] | None]] = []
+    for attempt in (1, 2, 3):
+        api.stored.clear()
+        async with reporter(api, tmp_path, attempt=attempt) as report:
+            report.phase(Phase.TRAINING, "is gone with its attempt")
+            report.event("engine_started", f"in attempt {attempt}")
+            assert await report.drain(10)
+        (tmp_path / f"attempt-{attempt}.acked").unlink()  # killed before it could note what was confirmed
+        origins.append([each.origin and (each.origin.attempt, each.origin.seq) for each in api.stored])
+    assert origins == [[None, None], [(1, 2), None, None], [(1, 2), (2, 3), None, None]]
+
+
+async def test_the_checkpoints_that_are_there_are_known_to_the_next_attempt(api: Api, tmp_path: Path) -> None:
+    first, second = tmp_path / "iter_0000000", tmp_path / "iter_0000001"
+    async with reporter(api, tmp_path / "reports") as report:
+        report.checkpoint(0, "megatron", first, 1)
+        report.checkpoint(0, "hf", tmp_path / "hf", 1)
+        report.checkpoint(1, "megatron", second, 2)
+        report.checkpoint_deleted("megatron", first)
+        assert report.megatron_checkpoints == {second}
+    async with reporter(api, tmp_path / "reports", attempt=2) as report:
+        assert report.megatron_checkpoints == {second}
+        report.checkpoint(0, "megatron", first, 1)
+        assert report.megatron_checkpoints == {first, second}
+
+
 async def test_what_was_delivered_is_not_delivered_by_the_next_attempt(api: Api, tmp_path: Path) -> None:
     async with reporter(api, tmp_path) as report:
         report.step(0, 1, {})

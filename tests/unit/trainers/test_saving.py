@@ -1,4 +1,4 @@
-"""A checkpoint is reported when it is durable, and its failure is heard."""
+"""A checkpoint is reported when it is durable and when it has gone, and its failure is heard."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ import pytest
 from trainers import saving
 from trainers.errors import StorageFailed
 from trainers.reports import Phase
-from trainers.saving import Saving
+from trainers.saving import Saving, missing
 
 DIRECTORY = Path("/checkpoints")
 
@@ -41,12 +41,18 @@ class Trainer:
 @dataclass
 class Report:
     lines: list[tuple[Any, ...]] = field(default_factory=list)
+    megatron_checkpoints: set[Path] = field(default_factory=set)
 
     def phase(self, phase: Phase, waiting_for: str) -> None:
         self.lines.append((phase, waiting_for))
 
     def checkpoint(self, *what: Any) -> None:
         self.lines.append(("checkpoint", *what))
+        self.megatron_checkpoints.add(what[2])
+
+    def checkpoint_deleted(self, format: str, path: Path) -> None:
+        self.lines.append(("deleted", format, path.name))
+        self.megatron_checkpoints.discard(path)
 
     @property
     def checkpoints(self) -> list[int]:
@@ -58,11 +64,17 @@ def polls_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saving, "POLL_S", 0.0)
 
 
-def saving_of(trainer: Trainer, report: Report, *, async_save: bool = True) -> Saving:
-    run: Any = SimpleNamespace(
-        report=report, data=None, config=SimpleNamespace(checkpoint=SimpleNamespace(async_save=async_save))
-    )
-    training: Any = SimpleNamespace(trainer=trainer, checkpoints=DIRECTORY)
+def saving_of(
+    trainer: Trainer,
+    report: Report,
+    *,
+    async_save: bool = True,
+    keep_last: int | None = None,
+    directory: Path = DIRECTORY,
+) -> Saving:
+    checkpoint = SimpleNamespace(async_save=async_save, keep_last=keep_last)
+    run: Any = SimpleNamespace(report=report, data=None, config=SimpleNamespace(checkpoint=checkpoint))
+    training: Any = SimpleNamespace(trainer=trainer, checkpoints=directory)
     return Saving(run, training)
 
 
@@ -108,6 +120,57 @@ async def test_a_write_that_failed_is_raised_at(when: str) -> None:
                     await asyncio.sleep(0)
             await (saves.save(4, {}) if when == "the next save" else saves.durable())
     assert (trainer.saved, report.checkpoints) == ([3], [])
+
+
+@dataclass
+class Keeping(Trainer):
+    """Keeps the newest alone, and has written when it says so."""
+
+    written: bool = True
+
+    async def save(self, rollout_id: int, directory: Path, extra_state: dict[str, Any]) -> Path:
+        for old in directory.glob("iter_*"):
+            old.rmdir()
+        path = await super().save(rollout_id, directory, extra_state)
+        path.mkdir()
+        return path
+
+
+@pytest.mark.parametrize("async_save", [False, True])
+async def test_what_the_trainer_lets_go_of_is_reported_once_and_after_what_takes_its_place(
+    async_save: bool, tmp_path: Path
+) -> None:
+    trainer, report = Keeping(), Report()
+    async with saving_of(trainer, report, async_save=async_save, keep_last=1, directory=tmp_path) as saves:
+        for rollout_id in range(3):
+            await saves.save(rollout_id, {})
+            await saves.durable()
+    said = [line[:3] for line in report.lines if line[0] in ("checkpoint", "deleted")]
+    assert said == [
+        ("checkpoint", 0, "megatron"),
+        ("checkpoint", 1, "megatron"),
+        ("deleted", "megatron", "iter_0000000"),
+        ("checkpoint", 2, "megatron"),
+        ("deleted", "megatron", "iter_0000001"),
+    ]
+
+
+async def test_what_an_attempt_let_go_of_and_did_not_come_to_report_is_reported_by_the_next(tmp_path: Path) -> None:
+    reported = {tmp_path / "iter_0000001", tmp_path / "iter_0000002"}
+    (tmp_path / "iter_0000002").mkdir()
+    report = Report(megatron_checkpoints=set(reported))
+    async with saving_of(Trainer(), report, keep_last=1, directory=tmp_path):
+        assert report.lines == [("deleted", "megatron", "iter_0000001")]
+    untouched = Report(megatron_checkpoints=set(reported))
+    async with saving_of(Trainer(), untouched, directory=tmp_path):
+        assert untouched.lines == [], "a run that keeps all has deleted none"
+
+
+def test_a_directory_that_cannot_be_read_says_nothing_of_what_is_missing(tmp_path: Path) -> None:
+    elsewhere = Path("/elsewhere/iter_0000000")
+    paths = [tmp_path / "iter_0000002", tmp_path / "iter_0000001", elsewhere]
+    assert missing(paths, tmp_path) == [tmp_path / "iter_0000001", tmp_path / "iter_0000002"]
+    assert missing(paths, tmp_path / "away") == []
 
 
 async def test_a_run_that_is_cancelled_waits_for_no_write() -> None:

@@ -10,27 +10,52 @@ MAX_ANSWER = 1000
 """Characters; no answer to a question with one answer is longer."""
 MAX_DEPTH = 20
 MAX_DIGITS = 400
-_SPACING = re.compile(r"\\[,;:!> ]|\\q?quad(?![A-Za-z])|[\s$~]+")
+_SPACING = re.compile(r"\\[,;:!>() ]|\\q?quad(?![A-Za-z])|[\s$~]+")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
 _GROUPED = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
-_PLAIN = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)")
-_TEN_TO = re.compile(r"(?:\\times|\\cdot|\*)(?=10\^)")
 # Towers of powers, powers of powers and factorials that no memory holds.
 _HUGE = re.compile(r"\^[{(]*[-+]?[0-9.]+[})]*!?\^|\^[{(]*[-+]?[0-9]{5,}|[)}]!|!!|[0-9]{4,}!")
-_UNDONE = re.compile(
-    r"\\(?:times|cdot|div|ast|pm|mp)(?![A-Za-z])|(?<=[0-9A-Za-z)}!])\s*[-+*−×·÷]|[0-9)}]\s*\(|\)\s*[0-9]"
+_OPERATORS = re.compile(
+    r"\\(?:i{1,3}nt|oint|sum|prod|lim|[dt]?binom|choose|diff|frac\{d|gcd|max|min|det|lfloor|lceil)(?![A-Za-z])"
 )
-_OPERATORS = re.compile(r"\\(?:i{1,3}nt|oint|sum|prod|lim|binom|dbinom|tbinom|choose|diff|frac\{d)(?![A-Za-z])")
-_NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'?(?:\([A-Za-z0-9, ]*\))?")
+_EQUALS = re.compile(r"\\(?:approx|simeq|equiv|doteq)(?![A-Za-z])")
+_NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'?(?:\([A-Za-z0-9, ]*\))?|")
+"""What an answer may be called: x, f(2), a_1, or nothing, as in =5."""
+
+# How a number that has been worked out is written, once tidied. All that is not listed here is a calculation.
+_DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
+_SIGNED = rf"[-+]?{_DECIMAL}"
+_EXPONENT = r"(?:-?[0-9]+|\{[-+]?[0-9]+\}|\([-+]?[0-9]+\))"
+_POWER = rf"(?:{_DECIMAL}|\({_SIGNED}\)|\{{{_SIGNED}\}})\^{_EXPONENT}"
+_WHOLE = rf"(?:{_DECIMAL}(?:\\times|\\cdot|\*)10\^{_EXPONENT}|{_POWER}|{_DECIMAL})"
+_PART = rf"(?:{_POWER}|{_SIGNED}|\((?:{_POWER}|{_SIGNED})\)|\{{(?:{_POWER}|{_SIGNED})\}})"
+_FRACTION = (
+    rf"(?:[0-9]*\\frac(?:[0-9]|\{{[-+]?{_PART}\}})(?:[0-9]|\{{[-+]?{_PART}\}})|{_PART}/{_PART})"  # 1\frac12 is 3/2
+)
+_OPEN = (
+    r"(?:[({\[]|\\\{|\\displaystyle|\\(?:boxed|boldsymbol|emph|fbox|math(?:bb|it|sf|tt)|text(?:it|rm|sf|tt))(?=\{))*"
+)
+# A unit, a degree sign, an ordinal's letters, a base and closing brackets: nothing that changes or holds a number.
+_TAIL = (
+    r"(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?"
+    r"(?:[^\W\d_]|(?<=[^\W\d_])[(\[/]|[)}\]%.,;:'\"°]|\\\}|\^(?:\\circ|\{\\circ\}|\{?-?[1-3]\}?)"
+    r"|\\(?:circ|degree|mu|Omega|ell|prime|[lc]?dots)(?![A-Za-z]))*"
+)
+_WORKED_OUT_WHOLE = re.compile(rf"{_OPEN}[-+]?{_OPEN}{_WHOLE}{_TAIL}")
+_WORKED_OUT = re.compile(rf"{_OPEN}[-+]?{_OPEN}(?:{_WHOLE}|{_FRACTION}|\({_FRACTION}\)\^{_EXPONENT}){_TAIL}")
+_LABEL_SIGN = r"(?:\^(?:\\circ|\{\\circ\})|°)?"
+_LABEL_WHOLE = re.compile(rf"[-+]?[0-9]+(?:\.0*)?{_LABEL_SIGN}")
+_LABEL_NUMBER = re.compile(rf"(?:{_SIGNED}|[-+]?{_FRACTION})(?:%|{_LABEL_SIGN})")
 
 
 def tidy(answer: Any) -> str:
-    """An answer without what only sets its type: spacing, sizes, ``$``, text wrappers, commas between thousands."""
+    """An answer without what only sets its type: spacing, sizes, ``$``, text wrappers, commas between thousands, and
+    what ends a sentence."""
     text = str(answer).strip()
     text = _TEXT.sub(r"\1", _SIZES.sub("", text)).replace("−", "-").replace("\\dfrac", "\\frac")
     text = _SPACING.sub("", text.replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "%"))
-    return _GROUPED.sub("", text.rstrip("."))
+    return _GROUPED.sub("", _EQUALS.sub("=", text).rstrip(".,;\\"))
 
 
 def judge(*, answer: str, label: str) -> float:
@@ -41,9 +66,17 @@ def judge(*, answer: str, label: str) -> float:
         return 0.0
     if ours == expected:
         return 1.0
-    if not _reasonable(ours) or not _reasonable(expected) or not _worked_out(ours, expected):
+    if not _reasonable(ours) or not _reasonable(expected) or not _worked_out(ours, label):
         return 0.0
+    if _value_of(ours) == expected:
+        return 1.0
     return float(_same(answer.strip().rstrip("."), label.strip().rstrip(".")))
+
+
+def _value_of(answer: str) -> str:
+    """Of a tidied answer, without what it is called."""
+    name, _, value = answer.rpartition("=")
+    return value if _NAME.fullmatch(name) else answer
 
 
 def _reasonable(answer: str) -> bool:
@@ -57,17 +90,32 @@ def _reasonable(answer: str) -> bool:
 
 
 def _worked_out(answer: str, label: str) -> bool:
-    if _OPERATORS.search(answer) and not _OPERATORS.search(label):
+    """Whether a tidied answer does more than restate the question. For a number it must be a number itself."""
+    expected = tidy(label)
+    if _OPERATORS.search(answer) and not _OPERATORS.search(expected):
         return False
     sides = answer.split("=")
-    if len(sides) > label.count("=") + 1 and (len(sides) > 2 or not _NAME.fullmatch(sides[0])):
+    if len(sides) > expected.count("=") + 1 and (len(sides) > 2 or not _NAME.fullmatch(sides[0])):
         return False  # 4=5 is no way to say 5; x=5 is
-    return not (_PLAIN.fullmatch(label) and _UNDONE.search(_TEN_TO.sub("", sides[-1])))
+    form = _form_of(label)
+    return form is None or form.fullmatch(sides[-1]) is not None
+
+
+def _form_of(label: str) -> re.Pattern[str] | None:
+    """How an answer to a label must be written; None when the label is no plain number. No fraction in lowest terms
+    is a whole number, so that for a whole one a fraction is a calculation, too."""
+    for text in (tidy(label), tidy(_TEXT.sub("", label))):  # with its words, and without: 23 cm is a number
+        number = _value_of(text)
+        if _LABEL_WHOLE.fullmatch(number):
+            return _WORKED_OUT_WHOLE
+        if _LABEL_NUMBER.fullmatch(number):
+            return _WORKED_OUT
+    return None
 
 
 def _same(answer: str, label: str) -> bool:
     def parsed(text: str) -> list[Any]:
-        text = text.replace("$", "")
+        text = _EQUALS.sub("=", text.replace("\\$", "").replace("$", ""))
         return parse(
             f"${text}$", extraction_config=[LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0
         )

@@ -27,7 +27,8 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Assertion:
-    """Python that raises unless the program, which ran before it in the same process, is right."""
+    """Python that raises unless the program, which ran before it, is right. What can be told apart as the program's
+    answers is compared outside of its process; the rest runs in it, where the program could tamper with the test."""
 
     source: str
 

@@ -7,11 +7,13 @@ import re
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engines.types import Sample
 from trainers.config.reward import CodeRewardConfig
 from trainers.errors import RolloutFailed
 from trainers.rollout.rewards.answer import final_answer
+from trainers.rollout.rewards.code.assertions import guarded, holds, split
 from trainers.rollout.rewards.code.cases import Assertion, Call, Case, InputOutput, cases_of, same_output, same_value
 from trainers.rollout.rewards.code.sandbox import Limits, Program, Sandbox, python_argv, require_isolation
 from trainers.rollout.rewards.verdict import Verdict
@@ -90,28 +92,44 @@ class CodeReward:
         return passed
 
     async def _passes(self, source: str, case: Case, wall_s: float) -> bool:
-        if isinstance(case, InputOutput):
-            program = Program(python_argv(_SOLUTION), _bytes(case.stdin), {_SOLUTION: source})
-            ended = await self._sandbox.run(program, wall_s)
-            return ended.status == 0 and same_output(ended.output, case.stdout)
+        match case:
+            case InputOutput(stdin, stdout):
+                program = Program(python_argv(_SOLUTION), _bytes(stdin), {_SOLUTION: source})
+                ended = await self._sandbox.run(program, wall_s)
+                return ended.status == 0 and same_output(ended.output, stdout)
+            case Call(function, args, kwargs, expected):
+                said = await self._answer(source, {"call": function, "args": args, "kwargs": kwargs}, wall_s)
+                return bool(said) and same_value(said[0], expected)
+            case Assertion(test):
+                return await self._holds(source, test, wall_s)
+
+    async def _holds(self, source: str, test: str, wall_s: float) -> bool:
+        """Whether an assertion is true: in the program's own process only where it cannot be taken apart."""
+        parts = split(test)
+        if parts is None:
+            return await self._answer(source, {"assert": guarded(test)}, wall_s) == (True,)
+        said = await self._answer(source, {"values": parts.asked, "imports": parts.imports}, wall_s)
+        if not said or not isinstance(said[0], list) or len(said[0]) != len(parts.asked):
+            return False
+        true = holds(parts.tests, said[0])
+        if true is None:
+            question = {"assert": parts.source, "answers": said[0]}
+            true = await self._answer("", question, wall_s) == (True,)
+        return true
+
+    async def _answer(self, source: str, question: dict[str, Any], wall_s: float) -> tuple[()] | tuple[Any]:
+        """What the harness answers, a value of JSON, when the program has run; nothing when it does not."""
         word = secrets.token_hex(16)
-        files = {_SOLUTION: source, _HARNESS: self._harness}
-        program = Program(python_argv(_HARNESS, _SOLUTION), _question(case, word), files)
+        asked = json.dumps({"word": word} | question).encode() + b"\n"
+        program = Program(python_argv(_HARNESS, _SOLUTION), asked, {_SOLUTION: source, _HARNESS: self._harness})
         ended = await self._sandbox.run(program, wall_s)
         if ended.status != 0:
-            return False
+            return ()
         try:
             said, value = json.loads(ended.output)
         except (ValueError, TypeError, RecursionError):
-            return False
-        return said == word and same_value(value, case.expected if isinstance(case, Call) else True)
-
-
-def _question(case: Call | Assertion, word: str) -> bytes:
-    if isinstance(case, Assertion):
-        return json.dumps({"word": word, "assert": case.source}).encode() + b"\n"
-    asked = {"word": word, "call": case.function, "args": case.args, "kwargs": case.kwargs}
-    return json.dumps(asked).encode() + b"\n"
+            return ()
+        return (value,) if said == word else ()
 
 
 def _bytes(text: str) -> bytes:
