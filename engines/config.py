@@ -104,6 +104,8 @@ OWNED_SGLANG_OPTIONS: dict[str, str] = {
     "ssl_ca_certs": _OWN_TLS,
     "ssl_keyfile_password": _OWN_TLS,
     "enable_ssl_refresh": _OWN_TLS,
+    "grpc_mode": "(HTTP: it is how router and trainer speak to an engine)",
+    "tokenizer_worker_num": "(one, which refuses prompts that would end the engine)",
 }
 
 

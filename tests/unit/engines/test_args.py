@@ -86,6 +86,8 @@ def test_the_job_overrides_the_hardware_and_the_system_both() -> None:
         ("admin_api_key", "use .the service's own key"),
         ("ssl_certfile", "use .TLS in front of the service"),
         ("enable_ssl_refresh", "use .TLS in front of the service"),
+        ("grpc_mode", "use .HTTP: it is how"),
+        ("tokenizer_worker_num", "use .one, which refuses"),
     ],
 )
 def test_what_the_system_sets_is_refused_with_what_decides_it(name: str, text: str) -> None:
