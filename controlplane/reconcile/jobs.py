@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import ValidationError
 from sqlalchemy import func
 
 from controlplane.auth import AttemptTokens, token_sha256
@@ -12,7 +13,7 @@ from controlplane.cluster.base import Cluster, ClusterUnavailable, driver_name
 from controlplane.db import Database
 from controlplane.jobs import repository as jobs
 from controlplane.jobs.models import AttemptRow, JobRow
-from controlplane.jobs.spec import stored_spec
+from controlplane.jobs.spec import field_errors, stored_spec
 from controlplane.jobs.states import ENDINGS, JobState
 from controlplane.reconcile.decide import (
     BeginAttempt,
@@ -98,8 +99,7 @@ class JobReconciler:
                 await self._begin_attempt(job, claim, number)
                 return True
             case StartDriver():
-                await self._start_driver(job, claim)
-                return False
+                return await self._start_driver(job, claim)
             case Stop(reason, detail):
                 await self._stop(job, claim, reason, detail)
                 return True
@@ -131,8 +131,15 @@ class JobReconciler:
             )
             await jobs.insert_attempt(session, job.id, number, token_sha256(token))
 
-    async def _start_driver(self, job: JobRow, claim: Claim) -> None:
-        spec = stored_spec(job.spec)
+    async def _start_driver(self, job: JobRow, claim: Claim) -> bool:
+        """Whether the job changed its state: one whose spec this version refuses ends."""
+        try:
+            spec = stored_spec(job.spec)
+        except ValidationError as error:
+            wrong = "; ".join(f"{each.path}: {each.message}" for each in field_errors(error.errors()))
+            detail = f"the job was accepted by another version of Rollway, and this one refuses it: {wrong}"
+            await self._stop(job, claim, EndReason.CONFIG_INVALID, detail)
+            return True
         launch = Launch(
             job_id=job.id,
             attempt=job.attempt,
@@ -147,6 +154,7 @@ class JobReconciler:
         async with self._database.begin() as session:
             await jobs.update_attempt(session, job.id, job.attempt, driver_started_at=func.now())
         log.info("%s: the driver of attempt %d is started", job.id, job.attempt)
+        return False
 
     async def _stop(self, job: JobRow, claim: Claim, reason: EndReason, detail: str) -> None:
         async with self._database.begin() as session:

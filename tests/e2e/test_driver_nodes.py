@@ -17,7 +17,7 @@ from controlplane.cluster.ray import RayCluster
 from trainers.reports import Launch
 
 COMPOSE = Path(__file__).parents[2] / "docker-compose.yml"
-DRIVERS = 8
+DRIVERS = 6
 MEMORY = 100 << 20
 
 # Takes the place of the real driver: notes the node that it runs on, and ends.
@@ -42,13 +42,12 @@ sys.modules["trainers.driver"] = module
 
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
-    """Two nodes that know nothing of Rollway, with the token that tests/conftest.py wrote."""
+    """A node that knows nothing of Rollway, with the token that tests/conftest.py wrote."""
     # Short: the path of a unix socket holds at most 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="rwt-", dir="/tmp"))
     head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False, "temp_dir": str(directory)}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        cluster.add_node(num_cpus=1, object_store_memory=MEMORY)
         yield cluster
     finally:
         cluster.shutdown()
@@ -86,9 +85,4 @@ async def test_a_driver_is_kept_off_the_node_that_docker_compose_gives_the_api(n
     [labels] = re.findall(r"--labels=(\S+)", COMPOSE.read_text())
     api = nodes.add_node(num_cpus=0, object_store_memory=MEMORY, labels=parse_node_labels_string(labels))
     others = {node.node_id for node in nodes.list_all_nodes()} - {api.node_id}
-    assert len(others) == 2
     assert await hosts(nodes, tmp_path) <= others
-
-
-async def test_a_cluster_without_labels_takes_drivers_anywhere(nodes: Cluster, tmp_path: Path) -> None:
-    assert await hosts(nodes, tmp_path) <= {node.node_id for node in nodes.list_all_nodes()}

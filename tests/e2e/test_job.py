@@ -176,7 +176,7 @@ async def test_a_job_calls_the_users_functions_and_trains_on_games_of_several_tu
 async def test_every_step_is_there_once_after_the_api_and_then_an_engine_are_killed(
     service: Service, task: Path
 ) -> None:
-    rollouts = 24
+    rollouts = 18
     checkpoint = {"save_interval": 2, "async_save": True, "keep_last": 2}
     job_id = await service.submit(spec(task, rollout={"num_rollouts": rollouts}, checkpoint=checkpoint))
     await service.until(job_id, lambda job: (job["progress"]["rollout_id"] or -1) >= 1, "two rollouts", 240)

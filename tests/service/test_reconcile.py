@@ -10,7 +10,9 @@ from controlplane.cluster.base import DriverSeen, DriverStatus, driver_name
 from controlplane.db import Database
 from controlplane.errors import LeaseLost
 from controlplane.jobs import repository as jobs
+from controlplane.jobs.spec import stored_spec
 from controlplane.jobs.states import JobState
+from controlplane.reconcile import jobs as reconcile
 from tests.service.conftest import StartApi
 from tests.service.postgres import PostgresServer
 from tests.service.scripted import Api, Driver, ScriptedCluster
@@ -65,6 +67,16 @@ async def test_a_driver_that_dies_is_tried_again_until_the_attempts_are_used_up(
         (number, "driver_lost") for number in (1, 2, 3)
     ]
     assert api.cluster.released == [driver_name(job_id, number) for number in (1, 2, 3)]
+
+
+async def test_a_job_whose_spec_another_version_accepted_ends_with_what_is_wrong(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "stored_spec", lambda spec: stored_spec(spec | {"gone_since": 1}))
+    job = await api.until(await api.submit(), "failed")
+    assert (job["end_reason"], job["attempt"]) == ("config_invalid", 1)
+    assert "accepted by another version of Rollway" in job["end_detail"] and "gone_since" in job["end_detail"]
+    assert api.cluster.launches == {}
 
 
 async def test_a_driver_that_dies_before_it_reports_is_told_apart(api: Api) -> None:

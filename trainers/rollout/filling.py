@@ -135,6 +135,10 @@ class Filler:
             if self.stopping and not (asking is not None and asking.cancelling()):
                 raise RolloutStopped(_ENOUGH) from None
             raise
+        except Exception as error:
+            if isinstance(task, asyncio.Task) and task.cancelling():  # what it makes of being cancelled is no failure
+                raise RolloutStopped(_ENOUGH) from error
+            raise
         finally:
             among.discard(task)
 

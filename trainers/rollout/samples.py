@@ -20,6 +20,7 @@ from engines.types import Sample, SampleStatus
 VERSION = 1
 _FIELDS = {field.name for field in dataclasses.fields(Sample)}
 _INTEGERS = ("tokens", "loss_mask", "weight_versions")
+_COUNTS = ("index", "group_index", "response_length", "trajectory_index")
 _FREE = ("prompt", "label", "metadata", "reward")
 _DTYPES = {"|i1", "<i2", "<i4", "<i8", "<f8"}
 
@@ -117,7 +118,9 @@ def readable(sample: Sample) -> dict[str, Json]:
     fields: dict[str, Json] = {name: getattr(sample, name) for name in _FIELDS}
     for name in (*_INTEGERS, "rollout_log_probs"):
         fields[name] = np.asarray(fields[name], "<f8" if name == "rollout_log_probs" else np.int64).tolist()
-    for name in _FREE:
+    for name in _COUNTS:
+        fields[name] = None if fields[name] is None else int(fields[name])
+    for name in (*_FREE, "session_id"):
         fields[name] = _to_json(fields[name], name, _nearest)
     fields["status"] = sample.status.value
     return fields
@@ -127,7 +130,7 @@ def read(fields: dict[str, Json]) -> Sample:
     """What :func:`readable` wrote. Raises ValueError, TypeError or KeyError for anything else."""
     if set(fields) != _FIELDS:
         raise ValueError(f"its fields differ in {', '.join(sorted(set(fields) ^ _FIELDS))}")
-    told: dict[str, Any] = fields | {name: _from_json(fields[name]) for name in _FREE}
+    told: dict[str, Any] = fields | {name: _from_json(fields[name]) for name in (*_FREE, "session_id")}
     told["status"] = SampleStatus(told["status"])
     return Sample(**told)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import operator
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as Late
 from typing import Any
@@ -83,11 +84,13 @@ def original_of(made: Any, name: str) -> Sample:
     """What a sample of slime's that the function ``name`` made by itself came of. Raises RolloutFailed for one
     without an index."""
     index, group = getattr(made, "index", None), getattr(made, "group_index", None)
-    if not isinstance(index, int):
+    try:
+        index = operator.index(index)  # type: ignore[arg-type]
+    except TypeError:
         raise RolloutFailed(
             f"{name} returned a sample with index {index!r}: keep the index of the sample that yours came of, or "
             "number your own"
-        )
+        ) from None
     return Sample(index=index, group_index=index if group is None else group, prompt=made.prompt)
 
 

@@ -46,8 +46,9 @@ def _client(url: str) -> httpx.AsyncClient:
     direct = urlsplit(url).netloc in _direct
     key = (asyncio.get_running_loop(), direct)
     if key not in _clients:
-        for each in [each for each in _clients if each[0].is_closed()]:
-            del _clients[each]
+        for each in list(_clients):  # other threads' loops have theirs in it, too
+            if each[0].is_closed():
+                _clients.pop(each, None)
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=_KEPT)
         transport = httpx.AsyncHTTPTransport(limits=limits) if direct else None
         _clients[key] = httpx.AsyncClient(limits=limits, transport=transport)

@@ -90,9 +90,20 @@ def test_what_metadata_holds_beyond_json_comes_back_or_else_as_its_text(tmp_path
     }
     near = {"counts": collections.Counter("aab"), "mine": [Own(), Own], "objects": np.array([Own()])}
     tokens: Any = [np.int64(7), 8]
-    sample = Sample(0, 0, "p", tokens=tokens, label=np.arange(6).reshape(2, 3), metadata=plain | near)
+    count: Any = np.int64(4)
+    sample = Sample(
+        count,
+        0,
+        "p",
+        tokens=tokens,
+        response_length=count,
+        session_id=count,
+        label=np.arange(6).reshape(2, 3),
+        metadata=plain | near,
+    )
     save_rollout(tmp_path, 0, 0, [[sample]])
     [[found]] = load_rollout(tmp_path, 0)
+    assert (found.index, found.response_length, found.session_id) == (4, 4, 4)
     assert found.tokens == [7, 8] and type(found.tokens[0]) is int
     assert np.array_equal(found.label, sample.label) and found.label.dtype == sample.label.dtype
     assert {key: found.metadata[key] for key in plain} == plain

@@ -288,12 +288,30 @@ CHEATS = {
         "assert f(1)[0] == 3",
         "assert f(1) in [3, 4]",
         "assert f(1) == 3 and f(2) == 4",
+        "assert f(1).startswith('ab')",
+        "assert f(1).issubset({1, 2})",
+        "assert eval(f(1)) == 24",
+        "assert round(f(1) - 1.5, 6) == 0",
+        "assert (f(1) == 5) == True",
+        "assert str(f(1)) == 'right'",
     ],
 )
 async def test_no_object_passes_an_assertion_by_what_its_methods_say(test: str) -> None:
     assert split(test) is not None
     found = await asyncio.gather(*(judged(source, [test]) for source in CHEATS.values()))
     assert [name for name, (value, _) in zip(CHEATS, found, strict=True) if value] == []
+
+
+@isolated
+async def test_no_object_of_a_method_passes_by_what_its_methods_say() -> None:
+    anything = ANY + "    __getattr__ = lambda self, name: lambda *a: True\n"
+    text = "type('X', (int,), {'__eq__': lambda s, o: True})()"
+    for returned in ("Any()", f"{text!r}"):
+        source = f"{anything}class Solution:\n    def f(self, *a): return {returned}"
+        methods = ("startswith('ab')", "issubset({1, 2})", "strip() == 'ab'")
+        tests = [f"assert Solution().f(1).{method}" for method in methods] + ["assert eval(Solution().f(1)) == 24"]
+        found = await asyncio.gather(*(judged(source, [test]) for test in tests))
+        assert {value for value, _ in found} == {0.0}
 
 
 @isolated
@@ -320,6 +338,15 @@ async def test_an_assertion_beside_the_program_compares_no_objects_with_plain_da
     assert {value for value, _ in await asyncio.gather(*(judged(source, [test]) for source in cheats))} == {0.0}
 
 
+V = """
+class V:
+    def __init__(self, x, y): self.x, self.y = x, y
+    def __add__(self, o): return V(self.x + o.x, self.y + o.y)
+    def __neg__(self): return V(-self.x, -self.y)
+    def __iter__(self): return iter((self.x, self.y))
+    def __str__(self): return f'{self.x} {self.y}'
+    def __contains__(self, e): return e in (self.x, self.y)
+"""
 RIGHT = [
     ("def f(a, b=0): return a + b", "assert f(1, b=2) == 3\nassert f(1, 2) == 3, 'sum'\nassert 5 == f(*[2, 3])"),
     ("def f(): return (1, 2)", "assert f() == (1, 2)"),
@@ -356,6 +383,21 @@ RIGHT = [
     ("def f(x): return 1 // x", "assert f(1) == 1 or f(0) == 1"),
     ("def sum(a, b): return a * b", "assert sum(10, 15) == 150"),
     ("class Solution:\n    def two(self, x): return x * 2", "assert Solution().two(4) == 8"),
+    (V, "assert (V(1, 2) + V(3, 4)).x == 4\nassert (-V(1, 2)).x == -1\nassert str(V(1, 2) + V(3, 4)) == '4 6'"),
+    (V, "assert [*V(1, 2)] == [1, 2]\nassert [x for x in V(1, 2)] == [1, 2]"),
+    (V, "assert sorted(V(1, 2), key=abs) == [1, 2]"),
+    (V, "assert not hasattr(V(1, 2), 'bark')\nassert getattr(V(1, 2), 'x') == 1\nassert 2 in V(1, 2)"),
+    (V, "assert f'{V(1, 2)}' == '1 2'\nassert '{}'.format(V(1, 2)) == '1 2'\nassert type(V(1, 2)).__name__ == 'V'"),
+    ("def make(): return [1, 2]", "assert make().pop() == 2"),
+    ("def f(d): return d.keys()", "assert f({'a': 1}) == {'a'}"),
+    ("def f(d): return d.items()", "assert f({'a': [1]}) == {'a': [1]}.items()\nassert len(f({'a': 1})) == 1"),
+    ("def f(d): return d.keys()",
+     "def check(f):\n    assert f({'a': 1}) == {'a'}\n    assert f({}) >= set()\ncheck(f)"),
+    ("def f(n): return (i for i in range(n))", "assert sum(1 for _ in f(20000)) == 20000"),
+    ("import itertools\ndef f(): return itertools.count()",
+     "assert [p for p, _ in zip(f(), range(5))] == [0, 1, 2, 3, 4]"),
+    ("def f(): return [[i] * 1000 for i in range(300)]",
+     "for _ in range(30):\n    for i, row in enumerate(f()):\n        assert row == [i] * 1000"),
     ("class Stack(list):\n    def count(self): return len(self)", "assert Stack().count() == 0"),
     # Not taken apart:
     ("class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x",
@@ -402,6 +444,25 @@ async def test_wrong_programs_fail_assertions() -> None:
 
 
 @pytest.mark.parametrize(
+    "test",
+    [
+        "assert max(1, 2) == 2",  # the program's own max, perhaps
+        "assert eval(f(1)) < 3",
+        "assert list(map(eval, [f(1)])) < [3]",
+        "assert f(1).__eq__(5)",
+        "assert A().f(1).__eq__(5)",
+        "assert hasattr(A(1), 'x')",
+        "assert 2 in A([1, 2])",
+        "assert A(1) == A(1)",
+        "assert (x := f(1)) == 3",
+        "from os import *\nassert f(1) == 3",
+    ],
+)
+def test_a_test_that_would_tell_too_much_or_ask_for_objects_is_not_taken_apart(test: str) -> None:
+    assert split(test) is None
+
+
+@pytest.mark.parametrize(
     ("test", "asked", "source"),
     [
         ("assert f(1, k='a') == 2", ["f(1, k='a')"], "\nassert _answer(0) == 2"),
@@ -409,9 +470,12 @@ async def test_wrong_programs_fail_assertions() -> None:
         ("assert abs(f(3) - 1.5) < 1e-06", ["f(3)"], "\nassert abs(_answer(0) - 1.5) < 1e-06"),
         ("assert not f(1) and g() != 2", ["bool(f(1))", "g()"], "\nassert not _answer(0) and _answer(1) != 2"),
         ("assert f(1) is not None", ["f(1) is None"], "\nassert not _answer(0)"),
-        ("assert f('x').strip() == 'x'", ["f('x')"], "\nassert _answer(0).strip() == 'x'"),
+        ("assert f('x').strip() == 'x'", ["f('x').strip()"], "\nassert _answer(0) == 'x'"),
+        ("assert f('x').startswith('x')", ["f('x')"], "\nassert _answer(0).startswith('x')"),
         ("assert A(1).pop() == 2", ["A(1).pop()"], "\nassert _answer(0) == 2"),
-        ("assert max(1, 2) == 2", ["max(1, 2)"], "\nassert _answer(0) == 2"),
+        ("assert A().f('x').startswith('x')", ["A().f('x')"], "\nassert _answer(0).startswith('x')"),
+        ("assert round(f(1) - 1.5, 6) == 0", ["f(1)"], "\nassert round(_answer(0) - 1.5, 6) == 0"),
+        ("assert (f(1) == 3) == True", ["f(1)"], "\nassert (_answer(0) == 3) == True"),
     ],
 )
 def test_the_program_is_asked_for_values_and_not_told_what_they_should_be(
@@ -505,7 +569,7 @@ def test_answers_that_are_no_values_fail(sent: Any) -> None:
 
 
 def test_only_a_few_values_are_compared_outside_of_a_jail() -> None:
-    parts, other = split("assert f() == 3"), split("assert f() + 1 == 3")
+    parts, other = split("assert f() == 3"), split("assert f() + 1 < 4")
     assert parts is not None
     assert other is not None
     assert holds(parts.tests, [3]) is True

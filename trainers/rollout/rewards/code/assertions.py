@@ -1,14 +1,13 @@
 """Assertions taken apart: what the program must answer, and what is made of its answers where the program is not.
 
-``assert set(f(3)) == {1, 2}`` asks the program for ``set(f(3))``, and asserts ``_answer(0) == {1, 2}`` elsewhere. The
-program never sees what is expected, and an object that equals everything is no plain data.
+Of ``assert sorted(f(3)) == [1, 2]`` the program is asked for ``sorted(f(3))``, and ``_answer(0) == [1, 2]`` is asserted
+elsewhere: it never sees what is expected, and an object that equals everything is no plain data.
 """
 
 import ast
 import builtins
 import functools
 import json
-from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, override
@@ -16,14 +15,15 @@ from typing import Any, override
 from trainers.rollout.rewards.code.harness import COMPARISONS, decode
 
 _BUILTINS = frozenset(dir(builtins))
+_USABLE = frozenset(
+    {"abs", "all", "any", "bool", "bytes", "complex", "dict", "divmod", "enumerate", "filter", "float", "frozenset"}
+    | {"int", "isinstance", "len", "list", "map", "max", "min", "pow", "range", "reversed", "round", "set", "sorted"}
+    | {"str", "sum", "tuple", "zip"}
+)
+"""Builtins that what is left may use: none that would run a text of the program's."""
 _PLAIN_MODULES = {"math", "cmath", "collections", "decimal", "fractions"}
 """What these return can be compared with plain data; what others do, perhaps only with objects of theirs."""
-_METHODS = frozenset(
-    name
-    for kind in (str, bytes, int, float, complex, list, tuple, dict, set, deque)
-    for name in dir(kind)
-    if not name.startswith("_")
-)
+_ANSWER = "_answer"
 _MAX_QUICK = 20_000
 """Bytes of answers that are compared here: so few that no choice of numbers makes a set of them slow."""
 
@@ -78,23 +78,17 @@ def _imported(imports: Iterable[ast.Import | ast.ImportFrom]) -> Iterable[tuple[
 
 def _rest(test: ast.expr, modules: dict[str, str], asked: list[str]) -> ast.expr:
     """What is left of an assertion once ``asked`` has been answered."""
-    known = _BUILTINS | modules.keys() | _bound(test)
-    if not _loaded(test) - known:
-        # The program's function has a builtin's name: the only one that is called.
-        calls = [
-            each.func.id for each in ast.walk(test) if isinstance(each, ast.Call) and isinstance(each.func, ast.Name)
-        ]
-        if len(calls) > 1:
-            raise _Inseparable
-        known -= set(calls)
-    rest = _Asker(known, _bound(test), asked).truth(test)
-    if any(modules.get(name, "math") not in _PLAIN_MODULES for name in _loaded(rest)):
+    before = len(asked)
+    rest = _Asker(_BUILTINS | modules.keys(), _bound(test), asked).truth(test)
+    plain = {name for name, module in modules.items() if module in _PLAIN_MODULES}
+    # Where nothing was asked, the program's function has a builtin's name.
+    if len(asked) == before or _loaded(rest) - _bound(rest) - _USABLE - plain - {_ANSWER}:
         raise _Inseparable
     return rest
 
 
 def _bound(node: ast.AST) -> frozenset[str]:
-    """Names that comprehensions, lambdas and ``:=`` give values to."""
+    """Names that comprehensions and lambdas give values to."""
     return frozenset(
         each.arg if isinstance(each, ast.arg) else each.id
         for each in ast.walk(node)
@@ -117,63 +111,70 @@ class _Asker(ast.NodeTransformer):
         self._asked = asked
 
     def truth(self, node: ast.expr) -> ast.expr:
-        """An expression of which only the truth matters. A program is asked for the truth of what it returns, which
-        may be any object; it does not learn whether it should be true."""
+        """An expression of which only the truth matters."""
         match node:
             case ast.BoolOp(op, values):
                 return ast.BoolOp(op, [self.truth(each) for each in values])
             case ast.UnaryOp(ast.Not(), operand):
                 return ast.UnaryOp(ast.Not(), self.truth(operand))
             case ast.Compare(left, [ast.Is() | ast.Eq() | ast.IsNot() | ast.NotEq() as sign], [ast.Constant(None)]) if (
-                self._is_asked(left)
+                self._is_call(left)
             ):
                 is_none = self._ask(ast.Compare(left, [ast.Is()], [ast.Constant(None)]))
                 return is_none if isinstance(sign, ast.Is | ast.Eq) else ast.UnaryOp(ast.Not(), is_none)
-            case _ if self._is_asked(node):
+            case ast.Compare(left, [ast.Eq() | ast.NotEq()], [right]) if self._is_value(left) and self._is_known(right):
+                return ast.Compare(self._ask(left), node.ops, [right])
+            case ast.Compare(left, [ast.Eq() | ast.NotEq()], [right]) if self._is_known(left) and self._is_value(right):
+                return ast.Compare(left, node.ops, [self._ask(right)])
+            case _ if self._is_call(node):  # may be any object: its truth is asked for, not what it should be
                 return self._ask(ast.Call(ast.Name("bool", ast.Load()), [node], []))
             case _:
                 return self.visit(node)
 
     @override
     def visit(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.expr) and self._is_asked(node):
-            return self._ask(node)
-        if (
-            isinstance(node, ast.Compare)
-            and sum(bool(_loaded(e) - self._known) for e in (node.left, *node.comparators)) > 1
-        ):
-            raise _Inseparable  # the program's values with one another: they may be of its own classes
-        return self.generic_visit(node)
-
-    def _is_asked(self, node: ast.expr) -> bool:
-        """Whether a value is the program's: a name of its, what is called or looked up there, or a builtin of that
-        alone, which may be an iterator: ``list(f())``."""
         match node:
-            case ast.Call(ast.Name(name), [each], []) if name in self._known and name in _BUILTINS - {"type"}:
-                return self._is_asked(each)
+            case ast.Call() if self._is_call(node):
+                return self._ask(node)
+            case ast.NamedExpr():
+                raise _Inseparable
+            case ast.Attribute(attr=name) if name.startswith("_"):
+                raise _Inseparable
+            case ast.Compare(left, _, others) if sum(map(self._has_programs, (left, *others))) > 1:
+                raise _Inseparable  # the program's values with one another: they may be of its own classes
             case _:
-                return self._root(node) is not None
+                return self.generic_visit(node)
 
-    def _root(self, node: ast.expr) -> str | None:
-        """The program's name that a chain of calls begins with."""
+    def _is_call(self, node: ast.expr) -> bool:
+        """Whether it is a call of the program's function, or of a method of its class: ``Solution().f(1)``."""
         match node:
-            case ast.Name(name):
-                return None if name in self._known else name
-            case ast.Attribute(value, name):
-                root = self._root(value)
-                # "abc".startswith must be str's own; but a method of a class of the program's may be called so, too.
-                plain = name in _METHODS and any(isinstance(each, ast.Call) for each in ast.walk(value))
-                return None if root is None or (plain and not root[0].isupper()) else root
-            case ast.Call(ast.expr() as value) | ast.Subscript(ast.expr() as value):
-                return self._root(value)
+            case ast.Call(ast.Name(name)):
+                return name not in self._known | self._bound and not name[0].isupper()
+            case ast.Call(ast.Attribute(ast.Call(ast.Name(name)), method)):
+                return name not in self._known | self._bound and name[0].isupper() and not method.startswith("_")
             case _:
-                return None
+                return False
+
+    def _is_value(self, node: ast.expr) -> bool:
+        """Whether the program may be asked for all of it: it makes something of the program's values, and compares
+        nothing, which an object could answer as it likes."""
+        compares = any(isinstance(each, ast.Compare | ast.BoolOp | ast.Not | ast.NamedExpr) for each in ast.walk(node))
+        return self._has_programs(node) and not compares
+
+    def _is_known(self, node: ast.expr) -> bool:
+        """Whether it is without the program, and not so easily guessed that an object's methods could say it: a truth,
+        None, 0 or 1."""
+        guessed = isinstance(node, ast.Constant) and node.value in (True, False, None)
+        return not self._has_programs(node) and not guessed
+
+    def _has_programs(self, node: ast.expr) -> bool:
+        return bool(_loaded(node) - self._known - _bound(node))
 
     def _ask(self, node: ast.expr) -> ast.expr:
-        if _loaded(node) & (self._bound - _bound(node)) or not any(isinstance(e, ast.Call) for e in ast.walk(node)):
-            raise _Inseparable  # it needs a value of the test's, or is no value
+        if _loaded(node) & (self._bound - _bound(node)):
+            raise _Inseparable  # it needs a value of the test's
         self._asked.append(ast.unparse(node))
-        return ast.Call(ast.Name("_answer", ast.Load()), [ast.Constant(len(self._asked) - 1)], [])
+        return ast.Call(ast.Name(_ANSWER, ast.Load()), [ast.Constant(len(self._asked) - 1)], [])
 
 
 def holds(tests: Sequence[ast.expr], answers: list[Any]) -> bool | None:
@@ -191,7 +192,7 @@ def _is_simple(test: ast.expr) -> bool:
     match test:
         case ast.UnaryOp(ast.Not(), operand):
             return _is_simple(operand)
-        case ast.Compare(left, [ast.Eq()], [right]):
+        case ast.Compare(left, [ast.Eq() | ast.NotEq()], [right]):
             return all(_answer_of(each) is not None or _is_literal(each) for each in (left, right))
         case _:
             return _answer_of(test) is not None
@@ -201,8 +202,8 @@ def _holds(test: ast.expr, answers: list[Any]) -> bool:
     match test:
         case ast.UnaryOp(ast.Not(), operand):
             return not _holds(operand, answers)
-        case ast.Compare(left, _, [right]):
-            return bool(_value(left, answers) == _value(right, answers))
+        case ast.Compare(left, [sign], [right]):
+            return bool(COMPARISONS[type(sign).__name__](_value(left, answers), _value(right, answers)))
         case _:
             return bool(_value(test, answers))
 
@@ -214,7 +215,7 @@ def _value(node: ast.expr, answers: list[Any]) -> Any:
 
 def _answer_of(node: ast.expr) -> int | None:
     match node:
-        case ast.Call(ast.Name("_answer"), [ast.Constant(int() as at)]):
+        case ast.Call(ast.Name(name), [ast.Constant(int() as at)]) if name == _ANSWER:
             return at
         case _:
             return None

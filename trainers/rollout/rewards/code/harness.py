@@ -14,12 +14,13 @@ import operator
 import os
 import sys
 from collections import deque
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Iterator
 
 ITERABLES = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}
-ITERATED = (Iterator, KeysView, ValuesView, ItemsView)
 MAX_ITERATED = 10_000
 """An iterator may have no end."""
+VIEWS = {"keys": type({}.keys()), "values": type({}.values()), "items": type({}.items())}
+ATOMS = {int, float, str, bool, bytes, complex, type(None)}
 COMPARISONS = {
     "Eq": operator.eq, "NotEq": operator.ne, "Lt": operator.lt, "LtE": operator.le, "Gt": operator.gt,
     "GtE": operator.ge,
@@ -64,8 +65,11 @@ def value(expression, names):
     """As plain data; or that there is none, which matters only if the value is used."""
     try:
         found = eval(compile(expression, "test.py", "eval"), names)
-        if isinstance(found, ITERATED):
-            return {"iterator": [encode(each) for each in itertools.islice(found, MAX_ITERATED)]}
+        if isinstance(found, Iterator):
+            items = list(itertools.islice(found, MAX_ITERATED + 1))
+            if len(items) > MAX_ITERATED:
+                raise ValueError("an iterator without an end")
+            return {"iterator": encode(items)}
         return encode(found)
     except Exception as error:
         return {"error": type(error).__name__}
@@ -89,6 +93,9 @@ def encode(value):
     for name, kind in ITERABLES.items():
         if isinstance(value, kind):
             return {name: [encode(each) for each in kind.__iter__(value)]}
+    for name, kind in VIEWS.items():
+        if type(value) is kind:
+            return {name: [encode(each) for each in value]}
     return encode_rare(value)
 
 
@@ -121,6 +128,12 @@ def decode(sent):
     match name:
         case "dict":
             return {decode(key): decode(each) for key, each in held}
+        case "keys":
+            return dict.fromkeys(decode(held)).keys()
+        case "values":
+            return dict(enumerate(decode(held))).values()
+        case "items":
+            return dict(decode(held)).items()
         case "iterator":
             return iter(decode(held))
         case "int":
@@ -146,12 +159,24 @@ def decode(sent):
 def compare(name, left, right):
     """A comparison of a test that runs beside the program: plain data is compared as such, and an object that is none
     equals none. Two such objects are compared as they like."""
+    if is_plain(left) and is_plain(right):
+        return COMPARISONS[name](left, right)
     ours, theirs = reduced(left), reduced(right)
     if len(ours) == len(theirs):
         return COMPARISONS[name](*(ours + theirs if ours else (left, right)))
     if name in ("Eq", "NotEq"):
         return name == "NotEq"
     raise TypeError("plain data and an object have no order")
+
+
+def is_plain(value):
+    """Whether it is of builtin types throughout, none derived from one."""
+    kind = type(value)
+    if kind is dict:
+        return is_plain([*value]) and is_plain([*value.values()])
+    if kind in (list, tuple, set, frozenset):
+        return ATOMS.issuperset(map(type, value)) or all(map(is_plain, value))
+    return kind in ATOMS
 
 
 def reduced(value):
