@@ -11,7 +11,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: help setup demo test check lint unit bench migrate lock clean
+.PHONY: help setup demo test suite check lint unit bench migrate lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/ ·/' | column -t -s '·'
@@ -39,7 +39,10 @@ setup: $(VENV)/.installed ## install into .venv
 demo: setup ## train a small model end to end on this machine, and talk to it
 	@$(PYTHON) -m examples.quickstart.demo
 
-test: setup lint ## everything: lint, types, unit, contract, service and end-to-end tests
+test: setup ## everything: lint, types, unit, contract, service and end-to-end tests
+	@$(MAKE) --no-print-directory --jobs 2 lint suite
+
+suite: setup
 	@$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 # The longest first, so that the short ones fill the end. A worker may hold an engine, some 4 GiB.

@@ -2,6 +2,12 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+
+on_wait: ContextVar[Callable[[bool], None] | None] = ContextVar("on_wait", default=None)
+"""Told True when a call in this context begins to wait for its turn, and False when it has waited: for a deadline that
+is meant for the work alone."""
 
 
 class Turns:
@@ -19,12 +25,16 @@ class Turns:
             return True
         turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._queue.append((name, turn))
+        tell = on_wait.get() or _nobody
+        tell(True)
         try:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled() and turn.result():
                 self.give_back()
             raise
+        finally:
+            tell(False)
 
     def give_back(self) -> None:
         while self._queue:
@@ -39,3 +49,7 @@ class Turns:
         for name, turn in self._queue:
             if name.startswith(prefix) and not turn.done():
                 turn.set_result(False)
+
+
+def _nobody(waits: bool) -> None:
+    pass

@@ -18,7 +18,9 @@ from trainers.config import DataConfig, RewardConfig, RunConfig
 from trainers.config.algorithm import rollout_function_of
 from trainers.errors import ConfigInvalid, DataInvalid, ModelInvalid
 from trainers.megatron.group import MegatronTrainer
+from trainers.megatron.hf.config import read_hf_config
 from trainers.plugins import load_function
+from trainers.plugins.fields import reward_of_set
 from trainers.plugins.run import Plugins, load_plugins
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
@@ -50,11 +52,13 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
     rollout = _rollout_function(config, plugins)
     rewards: list[Reward] = []
 
-    def load(section: RewardConfig) -> Reward:
-        rewards.append(load_reward(section, functions=plugins.reward_function))
+    def load(field: str, section: RewardConfig) -> Reward:
+        rewards.append(load_reward(section, functions=plugins.reward_function, field=field))
         return rewards[-1]
 
-    reward = load(config.rollout.reward) if config.uses_engines else no_reward
+    reward = load("rollout.reward", config.rollout.reward) if config.uses_engines else no_reward
+    if config.debug.trains:
+        await asyncio.to_thread(read_hf_config, Path(config.model.hf_checkpoint))
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
     data, evaluator = await _data(config, tokenizer, run_dir, report, load, plugins)
     config = _counted(config, data, plugins, report)
@@ -149,7 +153,7 @@ async def _data(
     tokenizer: PreTrainedTokenizerBase,
     run_dir: Path,
     report: Reporter,
-    load: Callable[[RewardConfig], Reward],
+    load: Callable[[str, RewardConfig], Reward],
     plugins: Plugins,
 ) -> tuple[DataSource | None, Evaluator | None]:
     """The prompts to learn from, unless rollouts are replayed, and those to evaluate on."""
@@ -180,12 +184,12 @@ async def _data(
     if not config.eval.sets:
         return data, None
     sets: list[EvalSet] = []
-    for each in config.eval.sets:
+    for number, each in enumerate(config.eval.sets):
         report.phase(Phase.LOADING_DATA, f"the prompts of eval set {each.name}")
-        reward = each.reward or config.eval.reward or config.rollout.reward
+        field, reward = reward_of_set(config, number)
         prompts = await asyncio.to_thread(read, each.data(config.data), label_check(reward))
         sampling = each.sampling or config.eval.sampling or config.rollout.sampling
-        sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(reward)))
+        sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(field, reward)))
     return data, Evaluator(sets, config.eval, run_dir / "eval", plugins)
 
 

@@ -124,7 +124,10 @@ def _words(flags: list[str] | None, argv_file: Path | None) -> list[str]:
     except OSError as error:
         raise UserError(f"{argv_file}: {error.strerror}") from None
     where = "" if str(argv_file) == "-" else str(argv_file.resolve().parent)
-    return script_words(text, directory=where, read_file=_text) + (flags or [])
+    try:
+        return script_words(text, directory=where, read_file=_text) + (flags or [])
+    except ValueError as error:
+        raise UserError(f"{argv_file}: {error}") from None
 
 
 def _files(words: list[str]) -> dict[str, str]:

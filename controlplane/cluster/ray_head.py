@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ray._private import services
 from ray._private.node import Node
 from ray._private.parameter import RayParams
 
@@ -41,6 +42,18 @@ class _Head(Node):
     def start_api_server(self, **_: Any) -> None:
         """None: the API asks the GCS itself."""
         self._webui_url = ""
+
+    def start_ray_processes(self) -> None:
+        """With the raylet known to the GCS. Ray by itself gives it 30 s after this, which a busy machine exceeds; who
+        started this process has a deadline."""
+        super().start_ray_processes()
+        while not self.dead_processes():
+            try:
+                services.get_node(self.gcs_address, self._node_id)
+            except RuntimeError:
+                time.sleep(0.1)
+            else:
+                return
 
 
 def main() -> int:

@@ -113,7 +113,7 @@ class RankPool:
         for process in self._processes:
             process.join(10)
 
-    def run(self, task: Any, *, timeout_s: float = 120.0) -> list[Any]:
+    def run(self, task: Any, *, timeout_s: float = 240.0) -> list[Any]:
         """What each rank's process makes of a Task, an Outcome, or of another picklable callable with a config, which
         is given (rank, world size, init method). Raises AssertionError with what the ranks said, or when one has not
         answered."""

@@ -27,7 +27,7 @@ class Service:
             "ROLLWAY_HOME": str(self.home)
         }
 
-    def command(self, *arguments: str, timeout_s: float = 120) -> str:
+    def command(self, *arguments: str, timeout_s: float = 300) -> str:
         """Run ``rollway …``; what it prints. Raises AssertionError, with its output, when it fails."""
         done = subprocess.run(
             [str(ROLLWAY), *arguments], env=self.environment, capture_output=True, text=True, timeout=timeout_s

@@ -216,6 +216,10 @@ def nothing_of_the_kind(inputs: LossInputs, algorithm: Any) -> torch.Tensor:
     return inputs.log_probs.sum()
 
 
+def raising(inputs: AdvantageInputs, algorithm: Any) -> torch.Tensor:
+    raise KeyError("no such thing")
+
+
 def test_a_loss_and_an_advantage_of_the_users_own_take_the_places_of_ours(tiny_model: Path) -> None:
     doors = {"custom_loss": f"{__name__}:reinforce", "custom_advantage": f"{__name__}:half_of_the_outcome"}
     config = run_config(tiny_model, {"name": "grpo"} | doors)
@@ -231,7 +235,13 @@ def test_a_loss_and_an_advantage_of_the_users_own_take_the_places_of_ours(tiny_m
     with single_rank(config) as rank:
         assert rank.step(batch).losses[0] == pytest.approx(expected, rel=1e-4)
     broken = run_config(tiny_model, {"custom_loss": f"{__name__}:nothing_of_the_kind"})
-    with single_rank(broken) as rank, pytest.raises(TypeError, match="must return one value per token"):
+    with (
+        single_rank(broken) as rank,
+        pytest.raises(PluginInvalid, match=r"algorithm\.custom_loss: .*one value per token"),
+    ):
+        rank.step(batch)
+    broken = run_config(tiny_model, {"custom_advantage": f"{__name__}:raising"})
+    with single_rank(broken) as rank, pytest.raises(PluginInvalid, match=r"algorithm\.custom_advantage: .*KeyError"):
         rank.step(batch)
     with (
         pytest.raises(PluginInvalid, match="no_such_module"),
@@ -243,21 +253,26 @@ def test_a_loss_and_an_advantage_of_the_users_own_take_the_places_of_ours(tiny_m
 LAYOUTS: list[dict[str, Any]] = [
     {"megatron": {"use_distributed_optimizer": True}},  # two replicas
     {"tensor_model_parallel_size": 2},
+    {"context_parallel_size": 2},
+    {"pipeline_model_parallel_size": 2},
 ]
 SPREAD = ["ppo", "dpo", "grpo by trajectory with a moving reference"]
 
 
-def test_two_ranks_in_either_layout_train_like_one(tiny_model: Path) -> None:
+def test_two_ranks_in_any_layout_train_like_one(tiny_model: Path) -> None:
     cases: list[tuple[Task, list[StepStats]]] = []
 
     def case(spec: dict[str, Any]) -> Task:
         config = RunConfig.model_validate(spec)
         sizes = {"global_batch_size": config.global_batch_size, "data_parallel_size": config.data_parallel_size}
         groups = [rollout(config, rollout_id) for rollout_id in range(2)]
+        padded_to = config.trainer.tokens_padded_to
         return Task(
             config,
             [
-                build_train_batch(rollout_id, each, config.algorithm, **sizes, max_tokens=40)
+                build_train_batch(
+                    rollout_id, each, config.algorithm, **sizes, max_tokens=40, tokens_padded_to=padded_to
+                )
                 for rollout_id, each in enumerate(groups)
             ],
         )

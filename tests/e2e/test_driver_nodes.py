@@ -73,7 +73,7 @@ async def hosts(nodes: Cluster, directory: Path) -> set[str]:
                 report_token="t",
             )
             await api.start_driver(driver_name(job_id, 1), launch)
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(240):
             while not all((directory / job_id).exists() for job_id in jobs):
                 await asyncio.sleep(0.1)
     finally:

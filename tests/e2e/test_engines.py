@@ -28,6 +28,7 @@ from tests.e2e.conftest import RunningFleet
 from tests.e2e.hf_trainer import HFTrainer
 from tests.unit.rollout.scripted import Prompts, context
 from trainers.rollout.buffer import Buffer
+from trainers.rollout.context_length import context_length
 from trainers.rollout.default import generate_rollout
 from trainers.rollout.protocols import RolloutContext
 
@@ -240,6 +241,16 @@ async def test_the_router_serves_the_openai_protocol(running: RunningFleet, tiny
         assert reply.status == 200, await reply.text()
         answer = await reply.json()
     assert answer["usage"]["prompt_tokens"] == 4  # <user> h i <assistant>
+
+
+async def test_the_longest_prompt_that_leaves_room_is_taken(running: RunningFleet, tiny_model: Path) -> None:
+    limit = context_length(str(tiny_model), {})
+    assert limit is not None
+    sampling = SamplingConfig(max_new_tokens=1, ignore_eos=True)
+    generation = await running.client.generate([5] * (limit - 1), sampling, rid="longest")
+    assert len(generation.output_ids) == 1
+    with pytest.raises(EngineRefused, match="maximum allowed length"):
+        await running.client.generate([5] * limit, sampling, rid="longer")
 
 
 async def test_a_request_that_is_too_long_is_refused_with_the_engines_words(running: RunningFleet) -> None:

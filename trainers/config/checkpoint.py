@@ -38,7 +38,7 @@ class CheckpointConfig(Section):
     keep_last: Positive | None = None
     """Delete checkpoints of this run but its newest so many, once a newer one is whole."""
     keep_every: Positive | None = None
-    """Keep those whose rollout number is a multiple of this, beside ``keep_last``."""
+    """Keep those after which a multiple of this many rollouts was done, beside ``keep_last``."""
     verify: bool = True
     """Compare what is loaded with the checksums that were saved with it."""
     save_hf: str | None = None

@@ -24,8 +24,9 @@ class RolloutConfig(Section):
     timeout_s: Seconds = 1800.0
     """For one rollout, generation and rewards together."""
     sample_timeout_s: Seconds | None = None
-    """For generating one sample to train on, its tools and turns included; one that takes longer is ``failed`` and has
-    no part in the training. Unset, only ``timeout_s`` and ``engine.request_timeout_s`` hold, which fail the rollout."""
+    """For generating one sample to train on, its tools and turns included, but not what a request waits for its turn
+    (``engine.max_concurrency``); one that takes longer is ``failed`` and has no part in the training. Unset, only
+    ``timeout_s`` and ``engine.request_timeout_s`` hold, which fail the rollout."""
     over_sampling_batch_size: Positive | None = None
     """Prompts that are started at a time; unset, ``rollout_batch_size``. What is left over once enough groups are
     ready is aborted."""

@@ -134,12 +134,14 @@ def _system_options(config: RunConfig, device: DeviceType) -> dict[str, Any]:
 
 def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str, Any]:
     """What a job may change under ``trainer.megatron``."""
-    # Without Transformer Engine and Apex these fusions do not exist; the other two compile, for minutes on a CPU.
+    # Without Transformer Engine and Apex these fusions do not exist.
     absent = dict.fromkeys(("gradient_accumulation_fusion", "masked_softmax_fusion", "apply_rope_fusion"), False) | {
         "no_persist_layer_norm": True
     }
     granule = 2 * config.trainer.context_parallel_size * config.trainer.tensor_model_parallel_size
-    compiled = {} if device == "cuda" else {"bias_swiglu_fusion": False, "bias_dropout_fusion": False}
+    # Compiled ones, which take a CPU minutes. That of dropout has nothing to fuse here but one addition, and getting it
+    # under way takes Python longer than the GPU takes to add.
+    compiled = {"bias_swiglu_fusion": device == "cuda", "bias_dropout_fusion": False}
     return (
         absent
         | compiled

@@ -19,6 +19,7 @@ from trainers.config import (
 from trainers.errors import RolloutFailed
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
+from trainers.megatron.users_formula import of_each_token
 from trainers.plugins import load_function
 from trainers.rl.advantages import (
     baseline_advantages,
@@ -99,11 +100,14 @@ class Experience:
             advantages = baseline_advantages(outcomes, kl, mask, cu, kl_coef=kl_coef)
         if self.custom_advantage is not None:
             inputs = AdvantageInputs(outcomes=outcomes, kl=kl, values=values, loss_mask=mask, cu_lengths=cu)
-            advantages = self.custom_advantage(inputs, algorithm)
-            if not isinstance(advantages, Tensor) or advantages.shape != mask.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
-                raise TypeError(
-                    f"{algorithm.custom_advantage} must return one advantage per token, shape {tuple(mask.shape)}"
-                )
+            advantages = of_each_token(
+                "algorithm.custom_advantage",
+                algorithm.custom_advantage,
+                self.custom_advantage,
+                inputs,
+                algorithm,
+                like=mask,
+            )
         return Signals(advantages, old, reference, values, returns)
 
     def _whitened(self, steps: Steps, signals: list[list[Signals]]) -> list[list[Signals]]:

@@ -11,6 +11,7 @@ from trainers.config import AlgorithmConfig, CISPOConfig, DPOConfig, GSPOConfig,
 from trainers.config.algorithm_parts import LossAggregation
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
+from trainers.megatron.users_formula import of_each_token
 from trainers.plugins import load_function
 from trainers.rl.correction import masked_weights, off_policy_sequences, truncated_weights
 from trainers.rl.doors import CustomLoss, LossInputs
@@ -165,9 +166,10 @@ class PolicyLoss:
                 loss_mask=batch.loss_mask,
                 cu_lengths=batch.cu_responses,
             )
-            return _checked(self.custom(inputs, algorithm), log_probs, algorithm.custom_loss), log_probs.new_zeros(
-                log_probs.shape
+            found = of_each_token(
+                "algorithm.custom_loss", algorithm.custom_loss, self.custom, inputs, algorithm, like=log_probs
             )
+            return found, torch.zeros_like(log_probs)
         if isinstance(algorithm, CISPOConfig):
             return cispo_loss(log_probs, old, advantages, **bounds)
         dual_clip: float | None = getattr(algorithm, "eps_clip_c", None)
@@ -319,13 +321,6 @@ def _custom(path: str | None) -> CustomLoss | None:
         return None
     function: Callable[..., Any] = load_function(path, parameters=("inputs", "algorithm"))
     return function
-
-
-def _checked(found: object, like: Tensor, path: str | None) -> Tensor:
-    if not isinstance(found, Tensor) or found.shape != like.shape:
-        said = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-        raise TypeError(f"{path} must return one value per token, shape {tuple(like.shape)}, and returned {said}")
-    return found
 
 
 def _kl_in_loss(algorithm: PolicyGradientConfig) -> bool:

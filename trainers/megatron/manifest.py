@@ -75,9 +75,9 @@ def damage(checkpoint: Path, entries: Sequence[FileEntry]) -> str | None:
 
 
 def expendable(rollouts: Iterable[int], *, keep_last: int | None, keep_every: int | None) -> list[int]:
-    """Which of a run's saved rollouts may go: all but the newest ``keep_last`` and the multiples of ``keep_every``;
-    none when ``keep_last`` is None."""
+    """Which of a run's saved rollouts may go: all but the newest ``keep_last`` and those after which a multiple of
+    ``keep_every`` rollouts was done, which is how ``save_interval`` counts; none when ``keep_last`` is None."""
     if keep_last is None:
         return []
     older = sorted(rollouts)[:-keep_last]
-    return [rollout for rollout in older if keep_every is None or rollout % keep_every]
+    return [rollout for rollout in older if keep_every is None or (rollout + 1) % keep_every]

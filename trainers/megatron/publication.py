@@ -89,7 +89,7 @@ class Staging:
     def _publish(self, manifest: Manifest) -> None:
         directory, target = self.directory, self.target
         write_durably(self.written / MANIFEST, manifest.to_json())
-        if target.exists():  # saved before its tracker was lost, or by a run whose tracker was taken away
+        if target.exists():  # this run's, saved before its tracker was lost: a start finds room for the rest
             target.rename(self.path / f"{target.name}.old")
         self.written.rename(target)
         sync(directory)

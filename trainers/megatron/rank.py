@@ -40,7 +40,7 @@ from trainers.megatron.optimizer import prepare
 from trainers.megatron.packing import MicroBatch, TokenSplit, pack
 from trainers.megatron.publication import Keeper
 from trainers.megatron.roles import Roles, build_reference
-from trainers.megatron.start import Checkpoint, read_owner
+from trainers.megatron.start import Checkpoint, read_owner, written_by
 from trainers.megatron.step import RolloutTrainer
 from trainers.megatron.timing import Timing, peak_flops
 from trainers.protocols import StepStats, TrainBatch, TrainerState
@@ -72,7 +72,7 @@ class Rank:
         self._global_batch_size = config.global_batch_size
         self._trained: list[Any] = []
         predecessor = None if begin is None else read_owner(begin.directory)
-        self._resumed = begin is not None and predecessor == run_id
+        self._resumed = begin is not None and written_by(begin, run_id)
         self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every, predecessor)
         self._async_save, self._save_timeout_s = config.checkpoint.async_save, config.trainer.step_timeout_s
         self._saving: AsyncSave | None = None

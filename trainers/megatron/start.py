@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainers.config import CheckpointConfig
 from trainers.errors import CheckpointInvalid
+from trainers.megatron.manifest import read_manifest
 
 TRACKER = "latest_checkpointed_iteration.txt"
 EXTRA_STATE = "extra_state.json"
@@ -51,17 +52,34 @@ def resolve_start(save: Path, config: CheckpointConfig, *, run_id: str) -> Check
     load = Path(config.load) if config.load is not None else None
     if (save / TRACKER).is_file():
         owner = read_owner(save)
-        if owner == run_id:
-            return _checkpoint(save, _tracked(save))
+        if owner == run_id and written_by(newest := _checkpoint(save, _tracked(save)), run_id):
+            return newest
         if load is None or load.resolve() != save.resolve():
             whose = f"those of run {owner}" if owner else "checkpoints that another program wrote"
             raise CheckpointInvalid(
                 f"checkpoint.save: {save} holds {whose}: choose another directory, or give it as checkpoint.load too "
                 "to go on with them"
             )
-    if load is None:
-        return None
-    return _given(load, save, config)
+    begin = None if load is None else _given(load, save, config)
+    _check_room(save, 0 if begin is None else begin.next_rollout_id, run_id)
+    return begin
+
+
+def written_by(checkpoint: Checkpoint, run_id: str) -> bool:
+    """A directory becomes a run's own when it begins to save there; its first checkpoint is whole much later."""
+    manifest = read_manifest(checkpoint.path)
+    return manifest is not None and manifest.run == run_id
+
+
+def _check_room(save: Path, first: int, run_id: str) -> None:
+    """For the checkpoints of rollout ``first`` and all after it."""
+    for path in sorted(save.glob("iter_*")):
+        number = path.name.removeprefix("iter_")
+        if number.isdecimal() and int(number) >= first and not written_by(Checkpoint(save, int(number)), run_id):
+            raise CheckpointInvalid(
+                f"checkpoint.save: {path} is another run's or program's, and this run, which begins at rollout "
+                f"{first}, would come to write over it: choose another directory"
+            )
 
 
 def _given(load: Path, save: Path, config: CheckpointConfig) -> Checkpoint | None:

@@ -6,6 +6,8 @@ from trainers.plugins.signature import Form
 
 _SAMPLE = ("Sample", "SlimeSample")
 _NUMBERS = ("float", "int", "bool", "float32", "float64", "np", "numpy")
+_SLIMES_OUTPUTS = ("RolloutFnTrainOutput", "RolloutFnEvalOutput")
+"""Its rollout functions evaluate too, and are annotated with both."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ _ALL = (
         Form(("context", "rollout_id"), ("RolloutOutput",), "RolloutOutput", is_async=True),
         Form(
             ("args", "rollout_id", "data_buffer"),
-            (*_SAMPLE, "RolloutFnTrainOutput"),
+            (*_SAMPLE, *_SLIMES_OUTPUTS),
             "list[list[Sample]] | RolloutFnTrainOutput",
             keywords=("evaluation",),
         ),
@@ -50,7 +52,7 @@ _ALL = (
         Form(("context", "rollout_id"), (*_SAMPLE, "str"), "dict[str, list[list[Sample]]]", is_async=True),
         Form(
             ("args", "rollout_id", "data_buffer"),
-            ("str", "Any", "RolloutFnEvalOutput"),
+            ("str", "Any", *_SLIMES_OUTPUTS),
             "dict[str, dict[str, list]] | RolloutFnEvalOutput",
             keywords=("evaluation",),
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from engines.config import SamplingConfig
@@ -12,7 +13,17 @@ from trainers.errors import ConfigInvalid, PluginInvalid
 from trainers.plugins.call import call, guarded
 from trainers.plugins.check import Checked, check
 from trainers.plugins.doors import DOORS
-from trainers.plugins.outputs import attempts_of, groups_of, metrics_of, numbers_of
+from trainers.plugins.fields import named
+from trainers.plugins.outputs import (
+    attempts_of,
+    checked_groups,
+    eval_sets_of,
+    groups_of,
+    metrics_of,
+    numbers_of,
+)
+from trainers.plugins.signature import takes
+from trainers.plugins.source import CheckedSource
 from trainers.rollout.buffer import Source
 from trainers.rollout.protocols import DataSource, RolloutContext, RolloutDoors, RolloutFunction, RolloutOutput
 
@@ -71,8 +82,7 @@ class Plugins:
         function, path = self._function(name), self._checked[name].path
 
         async def evaluate(context: RolloutContext, rollout_id: int) -> dict[str, Groups]:
-            found = await self._call(name, function, context, rollout_id)
-            return {str(key): groups_of(groups, f"{path}, eval set {key}") for key, groups in dict(found).items()}
+            return eval_sets_of(await self._call(name, function, context, rollout_id, evaluates=True), path)
 
         return evaluate
 
@@ -89,7 +99,11 @@ class Plugins:
 
     @property
     def buffer_filter(self) -> Callable[[Groups, int], Groups] | None:
-        return self._plain("buffer_filter") if "buffer_filter" in self._checked else None
+        name = "buffer_filter"
+        if name not in self._checked:
+            return None
+        function, path = self._plain(name), self._checked[name].path
+        return lambda buffer, n_groups: checked_groups(function(buffer, n_groups), path)
 
     @property
     def data_source(self) -> Callable[[Any], Source] | None:
@@ -100,16 +114,16 @@ class Plugins:
 
         def made(tokenizer: Any) -> Source:
             try:
-                return kind(self._config, tokenizer)
+                return CheckedSource(kind(self._config, tokenizer), path)
             except Exception as error:  # the user's code may raise anything
                 raise PluginInvalid(f"plugins.data_source: {path} raised {error!r}") from error
 
         return made
 
-    def reward_function(self, path: str, *, by_group: bool) -> Callable[..., Any]:
-        """The function that a reward section names, called with a sample, or with the samples of a group."""
-        checked = check(path, DOORS["group_rm" if by_group else "custom_rm"])
-        return self._adapted(checked)
+    def reward_function(self, path: str, *, by_group: bool, field: str) -> Callable[..., Any]:
+        """The function that a reward section names in ``field``, called with a sample, or with the samples of a
+        group."""
+        return self._adapted(check(path, DOORS["group_rm" if by_group else "custom_rm"], field=field))
 
     async def postprocess(self, groups: Groups) -> None:
         """``rollout_data_postprocess``, if there is one."""
@@ -128,18 +142,20 @@ class Plugins:
 
     async def rollout_metrics(self, rollout_id: int, groups: Groups, metrics: Mapping[str, float]) -> dict[str, float]:
         """``custom_rollout_log_function``: the metrics of the rollout to report."""
-        return await self._logged("custom_rollout_log_function", rollout_id, groups, metrics)
+        return await self._logged("custom_rollout_log_function", rollout_id, groups, metrics, evaluates=False)
 
     async def eval_metrics(
         self, rollout_id: int, sets: Mapping[str, Groups], metrics: Mapping[str, float]
     ) -> dict[str, float]:
         """``custom_eval_rollout_log_function``: the metrics of the evaluation to report."""
-        return await self._logged("custom_eval_rollout_log_function", rollout_id, sets, metrics)
+        return await self._logged("custom_eval_rollout_log_function", rollout_id, sets, metrics, evaluates=True)
 
-    async def _logged(self, name: str, rollout_id: int, seen: Any, metrics: Mapping[str, float]) -> dict[str, float]:
+    async def _logged(
+        self, name: str, rollout_id: int, seen: Any, metrics: Mapping[str, float], *, evaluates: bool
+    ) -> dict[str, float]:
         if name not in self._checked:
             return dict(metrics)
-        found = await self._call(name, self._function(name), rollout_id, seen, dict(metrics))
+        found = await self._call(name, self._function(name), rollout_id, seen, dict(metrics), evaluates=evaluates)
         return metrics_of(found, metrics, self._checked[name].path)
 
     def _generate(self) -> Any:
@@ -147,14 +163,15 @@ class Plugins:
         function, path = self._function(name), self._checked[name].path
 
         async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
-            found = await self._call(name, function, context, sample, sampling)
+            found = await self._call(name, function, context, sample, sampling, evaluates=context.evaluating)
             return attempts_of(found, sample, path)
 
         return generate
 
     def _filter(self) -> Callable[[list[Sample]], bool]:
-        function = self._plain("dynamic_sampling_filter")
-        return lambda group: bool(function(group))
+        name = "dynamic_sampling_filter"
+        function = self._function(name)
+        return guarded(lambda group: bool(function(group)), self._checked[name].path)
 
     def _sample_filter(self) -> Callable[[Groups], Any]:
         name = "rollout_sample_filter"
@@ -190,12 +207,12 @@ class Plugins:
         adapt = getattr(self._adapter, checked.door.name)
         return adapt(checked.target, checked.path)
 
-    async def _call(self, name: str, function: Callable[..., Any], *given: Any) -> Any:
-        path = self._checked[name].path
-        evaluates = name.startswith(("eval_", "custom_eval_"))
-        limit = self._config.eval.timeout_s if evaluates else self._config.rollout.timeout_s
-        field = "eval.timeout_s" if evaluates else "rollout.timeout_s"
-        return await call(function, *given, name=path, timeout_s=limit, field=field)
+    async def _call(self, name: str, function: Callable[..., Any], *given: Any, evaluates: bool = False) -> Any:
+        """``evaluates``: the call is part of an evaluation, which has a limit of its own."""
+        limit, field = self._config.rollout.timeout_s, "rollout.timeout_s"
+        if evaluates:
+            limit, field = self._config.eval.timeout_s, "eval.timeout_s"
+        return await call(function, *given, name=self._checked[name].path, timeout_s=limit, field=field)
 
 
 def load_plugins(config: RunConfig, *, checkpoints: str | None = None) -> Plugins:
@@ -219,30 +236,21 @@ def load_plugins(config: RunConfig, *, checkpoints: str | None = None) -> Plugin
         rendered=config.data.apply_chat_template,
         reward_key=getattr(config.rollout.reward, "reward_key", None),
     )
-    checked = {name: check(path, DOORS[name], field=field) for name, field, path in named(config)}
-    return Plugins(config, {name: each for name, each in checked.items() if name not in _ELSEWHERE}, adapter)
+    found = [check(path, DOORS[name], field=field) for name, field, path in named(config)]
+    checked = {each.door.name: each for each in found if each.door.name not in _ELSEWHERE}
+    if config.eval.sets and (evaluation := _evaluation(checked)) is not None:
+        checked["eval_function"] = evaluation
+    return Plugins(config, checked, adapter)
+
+
+def _evaluation(checked: Mapping[str, Checked]) -> Checked | None:
+    """What evaluates by slime's convention where the job names no function for it: a rollout function that can be told
+    ``evaluation=True``. Rollway's own form is never told; the shipped evaluation goes with it."""
+    rollout = checked.get("rollout_function")
+    if rollout is None or rollout.form != "slime" or "eval_function" in checked:
+        return None
+    return replace(rollout, door=DOORS["eval_function"]) if takes(rollout.target, "evaluation") else None
 
 
 _ELSEWHERE = frozenset({"custom_rm", "group_rm", "custom_loss", "custom_advantage"})
 """Checked with the others and called by those who own their sections."""
-
-
-def named(config: RunConfig) -> list[tuple[str, str, str]]:
-    """Door, field and path of each plug-in that the job names."""
-    found = [
-        (name, f"plugins.{name}", path)
-        for name in type(config.plugins).model_fields
-        if name in DOORS and (path := getattr(config.plugins, name)) is not None
-    ]
-    reward: Any = config.rollout.reward
-    if (path := getattr(reward, "function", None)) is not None:
-        found.append(
-            ("group_rm" if getattr(reward, "group_rm", False) else "custom_rm", "rollout.reward.function", path)
-        )
-    keep = getattr(config.rollout, "dynamic_sampling_filter", None)
-    if keep is not None and (":" in keep or "." in keep):  # the others are shipped, by name
-        found.append(("dynamic_sampling_filter", "rollout.dynamic_sampling_filter", keep))
-    for name in ("custom_loss", "custom_advantage"):
-        if (path := getattr(config.algorithm, name, None)) is not None:
-            found.append((name, f"algorithm.{name}", path))
-    return found

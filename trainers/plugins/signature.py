@@ -48,6 +48,15 @@ def signature_of(function: Callable[..., Any]) -> inspect.Signature | None:
         return None
 
 
+def takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a value can be given as the keyword ``name``."""
+    if (signature := signature_of(function)) is None:
+        return False
+    return name in signature.parameters or any(
+        each.kind is inspect.Parameter.VAR_KEYWORD for each in signature.parameters.values()
+    )
+
+
 def misfit(signature: inspect.Signature | None, form: Form) -> str | None:
     """Why ``form`` cannot call a function with ``signature``; None if it can."""
     if signature is None:

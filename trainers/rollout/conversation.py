@@ -9,12 +9,9 @@ return conversation.finish()
 
 import asyncio
 import dataclasses
-import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 from engines.config import SamplingConfig
@@ -123,7 +120,7 @@ class Conversation:
             template=template,
             messages=said,
             prompt_ids=sample.prompt_tokens if as_it_is else template.prompt(said),
-            max_context_tokens=max_context_tokens or context_length(config.model.hf_checkpoint, config.engine.sglang),
+            max_context_tokens=max_context_tokens or context.context_length,
             weight_version=context.weight_version,
             strict=strict,
         )
@@ -322,14 +319,3 @@ class Conversation:
     def _open(self) -> None:
         if self._finished:
             raise RuntimeError(f"sample {self._sample.index}: its conversation is finished")
-
-
-def context_length(hf_checkpoint: str, sglang: Mapping[str, Any]) -> int | None:
-    """What the engines take, prompt and response together; None: not said."""
-    return sglang.get("context_length") or _max_positions(hf_checkpoint)
-
-
-@lru_cache
-def _max_positions(hf_checkpoint: str) -> int | None:
-    config = json.loads((Path(hf_checkpoint) / "config.json").read_text())
-    return config.get("text_config", config).get("max_position_embeddings")

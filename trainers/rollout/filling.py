@@ -2,6 +2,7 @@
 generate."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
@@ -10,9 +11,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from engines.config import SamplingConfig
-from engines.types import Generation, Sample, SampleStatus
+from engines.types import FinishReason, Generation, Sample, SampleStatus
 from trainers.errors import DataInvalid, RunError
 from trainers.rollout.protocols import Generator, RewardFunction, RolloutContext
+from trainers.rollout.working_time import WorkingTime
+
+log = logging.getLogger(__name__)
 
 SAMPLING = "sampling_params"
 """The key of a sample's metadata that changes how it alone is sampled."""
@@ -33,6 +37,8 @@ class Filler:
         self._sampling = sampling
         self._reward = reward
         self._name = name
+        self._context_length = context.context_length
+        self._special_ids = frozenset[int](getattr(context.tokenizer, "all_special_ids", ()))
         self._stopped_at: float | None = None
         self._judging: set[asyncio.Future[Any]] = set()
         self._generating: set[asyncio.Future[Any]] = set()
@@ -147,9 +153,9 @@ class Filler:
         generate = self._context.doors.generate
         before = _copy(sample) if generate is not None else sample
         context = self._context  # an evaluation that left out what is late would measure the quick ones
-        deadline = asyncio.timeout(None if context.evaluating else context.config.rollout.sample_timeout_s)
+        work = WorkingTime(None if context.evaluating else context.config.rollout.sample_timeout_s)
         try:
-            async with deadline:
+            async with work:
                 if generate is None:
                     await self._continue(sample, sampling)
                     return [sample]
@@ -158,7 +164,7 @@ class Filler:
         except RolloutStopped:
             return [before]  # a conversation that was cut has no half that could go on
         except TimeoutError:
-            if not deadline.expired():
+            if not work.over:
                 raise
             self.late += 1
             lost = fresh(sample)
@@ -173,8 +179,9 @@ class Filler:
         """Sample until the policy stops or the budget is spent. An engine that is aborted, say for a weight update,
         returns what it has: the rest is sampled from there, and each token keeps the version it came from."""
         attempt = fruitless = 0
-        if sample.response_length >= sampling.max_new_tokens:  # a smaller budget than the one it began with
-            sample.status = SampleStatus.TRUNCATED
+        budget = self._budget(sample, sampling)
+        if sample.response_length >= budget:  # a smaller budget than the one it began with, or none at all
+            sample.status = SampleStatus.TRUNCATED if sample.response_length else SampleStatus.FAILED
             return
         while True:
             if self.stopping:  # while it waited here
@@ -183,12 +190,13 @@ class Filler:
                 sample.tokens,
                 _rest(sampling, sample.response_length),
                 rid=f"{self._name}-{sample.index}-{attempt}",
-                max_new_tokens=sampling.max_new_tokens - sample.response_length,
+                max_new_tokens=budget - sample.response_length,
             )
             sample.append_sampled(generation)
             if sample.status is not SampleStatus.ABORTED:
+                self._cut_end(sample, generation)
                 return
-            if sample.response_length >= sampling.max_new_tokens:
+            if sample.response_length >= budget:
                 sample.status = SampleStatus.TRUNCATED
                 return
             attempt += 1
@@ -201,6 +209,27 @@ class Filler:
                 # A paused engine may turn requests away for a while: do not spin. The caller's deadline bounds this.
                 await asyncio.sleep(min(_ABORT_PAUSE_S * 2**fruitless, _MAX_ABORT_PAUSE_S))
                 fruitless = min(fruitless + 1, 10)
+
+    def _budget(self, sample: Sample, sampling: SamplingConfig) -> int:
+        """Tokens that its response may have: at most what the engines' context leaves beside the prompt."""
+        if self._context_length is None:
+            return sampling.max_new_tokens
+        room = self._context_length - len(sample.prompt_tokens)
+        if room <= 0:
+            log.warning(
+                "sample %d is left out: its prompt of %d tokens leaves no room in a context of %d; data.max_prompt_len "
+                "drops such prompts, engine.sglang.context_length makes room",
+                *(sample.index, len(sample.prompt_tokens), self._context_length),
+            )
+        return min(sampling.max_new_tokens, room)
+
+    def _cut_end(self, sample: Sample, generation: Generation) -> None:
+        """The text that is judged goes without the token that ended the response, which engines leave in it where stop
+        texts are given and special tokens shown."""
+        ids = generation.output_ids
+        if generation.finish_reason is FinishReason.STOP and ids and ids[-1] in self._special_ids:
+            shown = self._context.tokenizer.decode([ids[-1]], skip_special_tokens=False)
+            sample.response = sample.response.removesuffix(shown)
 
     def _show(self) -> None:
         now = time.monotonic()

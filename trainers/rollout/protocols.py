@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from engines.config import SamplingConfig
 from engines.types import Generation, Sample
 from trainers.config import RunConfig
+from trainers.rollout.context_length import context_length
 
 type RewardFunction = Callable[[Sample], Awaitable[float | None]]
 """Scores one finished sample; None says that it could not be judged in time."""
@@ -93,6 +94,11 @@ class RolloutContext:
     doors: RolloutDoors = RolloutDoors()
     evaluating: bool = False
     """What is generated is a measurement, and not trained on."""
+
+    @property
+    def context_length(self) -> int | None:
+        """What the engines take, prompt and response together; None: not known."""
+        return context_length(self.config.model.hf_checkpoint, self.config.engine.sglang)
 
 
 @dataclass(frozen=True, slots=True)

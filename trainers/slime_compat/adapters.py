@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from engines.config import SamplingConfig
 from engines.types import Sample, SampleStatus
 from trainers.errors import RolloutFailed
-from trainers.plugins.signature import is_async
+from trainers.plugins.outputs import share_trajectory
+from trainers.plugins.signature import is_async, takes
 from trainers.rollout.protocols import DataSource, RolloutContext, RolloutOutput
 from trainers.slime_compat.args import SlimeArgs
 from trainers.slime_compat.data import DataBuffer, SlimeDataSource
@@ -19,11 +19,6 @@ from trainers.slime_compat.sample import from_slime, number_of, to_slime
 
 type Function = Callable[..., Any]
 type Groups = list[list[Sample]]
-
-
-def _takes(function: Function, name: str) -> bool:
-    parameters = inspect.signature(function).parameters
-    return name in parameters or any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
 
 
 class Adapter:
@@ -59,7 +54,7 @@ class Adapter:
         return evaluate
 
     def custom_generate_function(self, function: Function, name: str) -> Function:
-        asks = _takes(function, "evaluation")
+        asks = takes(function, "evaluation")
         turns = asyncio.Semaphore(self.args.sglang_server_concurrency * self.args.rollout_num_engines)
 
         async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Sample | list[Sample]:
@@ -67,7 +62,7 @@ class Adapter:
             view = self.view(sample)
             if sample.status is not SampleStatus.ABORTED and not sample.response_length:
                 view.tokens = []  # slime's functions take tokens that are there for a response to be continued
-            given = sampling_params(self.args) | _of(sampling)
+            given = sampling_params(sampling)
             told = {"evaluation": context.evaluating} if asks else {}
             async with turns:  # as in slime; what such a function sends by itself, nothing else bounds
                 found = await function(self.args, view, given, **told)
@@ -206,18 +201,23 @@ class Adapter:
         self.args.connect(context.base_url, context.tokenizer)
         self.args.shared["rollout_id"] = rollout_id
         buffer = DataBuffer(context.data, self.args, asyncio.get_running_loop(), view=self.view)
-        told = {"evaluation": evaluation} if _takes(function, "evaluation") else {}
+        told = {"evaluation": evaluation} if takes(function, "evaluation") else {}
         self._buffer = buffer
         return await _called(function, self.args, rollout_id, buffer, **told)
 
     def _group(self, group: Any, name: str, version: int) -> list[Sample]:
-        flat: list[Any] = []
+        ours: list[Sample] = []
         for member in group if isinstance(group, Sequence) else [group]:
-            flat += member if isinstance(member, list) else [member]
-        return [self._back(each, self._buffer.original(each, name), name, version) for each in flat]
+            made = member if isinstance(member, list) else [member]
+            siblings = [self._back(each, self._buffer.original(each, name), name, version) for each in made]
+            share_trajectory(siblings)
+            ours += siblings
+        return ours
 
     def _eval_set(self, value: Any, name: str, version: int) -> Groups:
         """Groups from slime's parallel lists; where it gives no samples, each reward is a group of its own."""
+        if not isinstance(value, Mapping):
+            raise RolloutFailed(f"{name} returned {type(value).__name__} for an eval set: expected its rewards")
         samples, rewards = value.get("samples"), value.get("rewards")
         if samples is not None:
             ours = [self._back(each, self._buffer.original(each, name), name, version) for each in samples]
@@ -250,9 +250,3 @@ async def _called(function: Function, *given: Any, **named: Any) -> Any:
     if is_async(function):
         return await function(*given, **named)
     return await asyncio.to_thread(function, *given, **named)
-
-
-def _of(sampling: SamplingConfig) -> dict[str, Any]:
-    """What is set for this sample, over the job's."""
-    told = {key: getattr(sampling, key) for key in ("temperature", "top_p", "top_k", "min_p", "max_new_tokens")}
-    return told | {key: list(value) for key in ("stop", "stop_token_ids") if (value := getattr(sampling, key))}

@@ -111,7 +111,7 @@ class SlimeArgs:
             known[name] = value
         own = object.__setattr__
         own(self, "_known", known)
-        own(self, "_shared", {})
+        own(self, "_shared", {"sampling": config.rollout.sampling})
 
     def connect(self, base_url: str, tokenizer: Any) -> None:
         """The engines run: say where the router is."""

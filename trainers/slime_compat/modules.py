@@ -15,6 +15,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+from engines.config import SamplingConfig
 from trainers.slime_compat.args import SlimeArgs
 from trainers.slime_compat.http import get, post
 from trainers.slime_compat.sample import SlimeSample
@@ -38,7 +39,7 @@ class DynamicFilterOutput:
     reason: str | None = None
 
     def __bool__(self) -> bool:
-        return self.keep
+        return bool(self.keep)  # a comparison of tensors gives a tensor
 
 
 class GenerateState:
@@ -58,23 +59,16 @@ class GenerateState:
         self.processor = None
         self.tokenizer = args.shared.get("tokenizer")
         self.semaphore = asyncio.Semaphore(args.sglang_server_concurrency * args.rollout_num_engines)
-        self.sampling_params = sampling_params(args)
+        self.sampling_params = sampling_params(args.shared["sampling"])
         self.aborted = False  # always: a function whose rollout has enough is cancelled
 
 
-def sampling_params(args: Any) -> dict[str, Any]:
-    """The job's, as SGLang's request takes them."""
-    found = {
-        "temperature": args.rollout_temperature,
-        "top_p": args.rollout_top_p,
-        "top_k": args.rollout_top_k,
-        "max_new_tokens": args.rollout_max_response_len,
-        "skip_special_tokens": args.rollout_skip_special_tokens,
-        "no_stop_trim": True,
-        "spaces_between_special_tokens": False,
-    }
-    found |= {"stop": args.rollout_stop} if args.rollout_stop else {}
-    return found | ({"stop_token_ids": args.rollout_stop_token_ids} if args.rollout_stop_token_ids else {})
+def sampling_params(sampling: SamplingConfig) -> dict[str, Any]:
+    """As SGLang's request takes them, and with slime's constants. What does not stop a response is left out."""
+    told = sampling.model_dump()
+    stops = {key: list(told.pop(key)) for key in ("stop", "stop_token_ids")}
+    constants = {"no_stop_trim": True, "spaces_between_special_tokens": False}
+    return told | {key: value for key, value in stops.items() if value} | constants
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -1,19 +1,20 @@
 """The flags in a launch script, or in any text that was cut from one.
 
 A small part of the shell is understood: arrays, assignments, quotes, comments, continued lines, ``${NAME[@]}``,
-``${NAME:-default}``, ``$((…))`` and ``$(seq …)``. Redirections are left out. What only a shell can fill in stays as it
-is, and is refused where a flag has it as its value.
+``${NAME:-default}``, ``$((…))`` and ``$(seq …)``. Redirections are left out. What only a shell can fill in, as what a
+branch sets or a function that may be called, stays as it is, and is refused where a flag has it as its value.
 """
 
 import ast
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from controlplane.jobs.flags.command_line import PROGRAMS
-from controlplane.jobs.flags.shell_words import Break, Word, shell_words
+from controlplane.jobs.flags.shell_commands import Block, Command, commands
+from controlplane.jobs.flags.shell_words import Break, Word
 
 _ASSIGNMENT = re.compile(r"^([A-Za-z_]\w*)(\+?)=")
 _ARRAY = re.compile(r"^\$\{([A-Za-z_]\w*)\[[@*]\]\}$")
@@ -21,10 +22,11 @@ _DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*):?-(.*)\}$")
 _PLAIN = re.compile(r"^\$\{?([A-Za-z_]\w*)\}?$")
 _ARITHMETIC = re.compile(r"^\$\(\((.*)\)\)$", re.DOTALL)
 _SEQ = re.compile(r"^\$\(\s*seq((?:\s+-?\d+){1,3})\s*\)$")
-_OPENS, _CLOSES = {"if", "for", "while", "until", "case", "{"}, {"fi", "done", "esac", "}"}
-_LEADS = {"then", "else", "do", "{", "!"}
-"""A command may follow these at once."""
-_DECLARES = ("export", "local")
+_DECLARES = {"export", "local", "declare", "typeset", "readonly"}
+_SUCCEED = {"cd", "pushd", "mkdir", "set", "source", ".", "echo", "true", ":"}
+"""What stands after one of these and ``&&`` will run: where they fail, the rest is of no use."""
+_SETS = {"for", "select", "read", "unset"}
+"""They change the values of the names that follow, the first two of one."""
 _OWN_DIRECTORY = "SCRIPT_DIR"
 """What slime's scripts call it; they ask a shell for what is known here."""
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
@@ -39,12 +41,32 @@ _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
 
 def script_words(text: str, *, directory: str = "", read_file: Callable[[str], str | None] | None = None) -> list[str]:
     """The command line that runs slime's training, or else all flags in the text, in their order. ``directory``:
-    where the script lies; ``read_file``: the text of a script that it sources, None if there is none."""
+    where the script lies; ``read_file``: the text of a script that it sources, None if there is none. ValueError for
+    a script that trains in several ways."""
     run = _Run(read_file or (lambda path: None))
     if directory:
         run.values[_OWN_DIRECTORY] = [directory]
-    command = run.execute(text)
-    return command if command is not None else run.loose
+    run.execute(text)
+    if not run.trained:
+        return run.loose
+    # Not one that only names the program, as to copy it.
+    trained = [words for words in run.trained if _has_flags(words)] or run.trained
+    if any(words != trained[0] for words in trained):
+        raise ValueError(
+            f"the script trains with {len(trained)} different commands, and a job is one of them: leave only that"
+            + "".join(f"\n  {_shortened(words)}" for words in trained[:5])
+        )
+    return trained[0]
+
+
+@dataclass
+class _Scope:
+    settled: bool
+    """Whether a shell certainly comes to what stands in it."""
+    block: Block | None = None
+    values: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    unknown: set[str] = field(default_factory=set[str])
+    """Both as they were before it."""
 
 
 @dataclass
@@ -53,36 +75,58 @@ class _Run:
     values: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     loose: list[str] = field(default_factory=list[str])
     """Flags that stand in no command."""
+    trained: list[list[str]] = field(default_factory=list[list[str]])
+    """The words of the commands that train."""
     unknown: set[str] = field(default_factory=set[str])
-    """Names that a branch sets."""
+    """Names whose values only a shell knows, as a branch sets them."""
     incomplete: bool = False
     """A script was sourced that could not be read: a name that is unset may be set there."""
 
-    def execute(self, text: str) -> list[str] | None:
-        """The words of the command that trains; None if there is none."""
-        depth = 0
+    def execute(self, text: str, *, settled: bool = True) -> None:
+        scopes = [_Scope(settled)]
         arrays: list[str] = []
-        trained: list[str] | None = None
         runs = True  # whether nothing could keep a shell from coming as far as this
-        for command in _commands(text):
-            depth = max(0, depth + command.opens)
-            first = command.words[0].plain if command.words else ""
+        for command in commands(text):
+            for blocks in command.closes:
+                self._leave(scopes, blocks)
             runs = command.after is Break.END or (command.after is Break.AND and runs)
-            name = self._assign(command, settled=runs and depth == 0 and not command.nested)
-            runs = runs and command.succeeds
-            if name:
-                arrays.append(name)
+            for block in command.opens:
+                inside = block in (Block.GROUP, Block.SUBSHELL, Block.FUNCTION) and scopes[-1].settled and runs
+                scopes.append(_Scope(inside, block, dict(self.values), set(self.unknown)))
+            certain = runs and scopes[-1].settled
+            names, others = self._assign(command, settled=certain)
+            arrays += names
+            first = others[0].plain if others else ""
+            runs = runs and (not others or first in _SUCCEED)
+            if not others:
                 continue
-            words = [text for word in command.words for text in self.expand(word)]
+            words = [text for word in others for text in self.expand(word)]
             if any(PurePosixPath(word).name in PROGRAMS for word in words):
-                trained = words
+                self.trained.append(words)
             elif first in ("source", ".") and len(words) > 1:
-                self._source(words[1])
+                self._source(words[1], settled=certain)
+            elif first in _SETS:
+                for word in others[1 : 2 if first in ("for", "select") else None]:
+                    self._forget(word.plain)
             elif first.startswith("-"):
                 self.loose += words
         found = (self.values.get(name, [f"${{{name}[@]}}"]) for name in dict.fromkeys(arrays))
         self.loose = [text for texts in found for text in texts] + self.loose
-        return trained
+
+    def _leave(self, scopes: list[_Scope], blocks: tuple[Block, ...]) -> None:
+        at = next((at for at in range(len(scopes) - 1, 0, -1) if scopes[at].block in blocks), None)
+        if at is None:
+            return  # the text was cut from a script, or this ends a pattern of a case
+        scope = scopes[at]
+        del scopes[at:]
+        if scope.block is Block.SUBSHELL:
+            self.values, self.unknown = scope.values, scope.unknown
+        elif scope.block is Block.FUNCTION:  # it may never be called
+            touched = {
+                name for name in {*self.values, *scope.values} if self.values.get(name) != scope.values.get(name)
+            }
+            self.values = {name: value for name, value in scope.values.items() if name not in touched}
+            self.unknown |= touched
 
     def expand(self, word: Word) -> list[str]:
         """The words that one becomes: an array's elements, or what a list without quotes splits into."""
@@ -125,102 +169,63 @@ class _Run:
         except (SyntaxError, ValueError, ZeroDivisionError):
             return None
 
-    def _assign(self, command: "_Command", *, settled: bool) -> str | None:
-        """The array's name, if the command sets one; an empty name for another assignment."""
-        words = command.words[1:] if command.words and command.words[0].plain in _DECLARES else command.words
-        match = _ASSIGNMENT.match(words[0].parts[0].text) if words and words[0].parts else None
-        if match is None or words[0].parts[0].expands:
-            return None
-        name = match[1]
-        if not settled:
-            self.values.pop(name, None)  # which branch is taken, only a shell knows
-            self.unknown.add(name)
-            return name if command.array is not None else None
-        if name in self.unknown and match[2]:
-            return None
-        self.unknown.discard(name)
-        if command.array is not None:
-            elements = [text for word in command.array for text in self.expand(word)]
-            self.values[name] = (self.values.get(name, []) if match[2] else []) + elements
-            return name
-        value = words[0].without(match.end())
+    def _assign(self, command: Command, *, settled: bool) -> tuple[list[str], list[Word]]:
+        """The arrays that the command sets, and its words, if it does more than to set. What stands before another
+        command is set as well, though a shell would set it for that one alone."""
+        declares = bool(command.words) and command.words[0].plain in _DECLARES
+        arrays: list[str] = []
+        for at, word in enumerate(command.words):
+            match = _ASSIGNMENT.match(word.parts[0].text) if word.parts and not word.parts[0].expands else None
+            if match is None and not declares:
+                return arrays, command.words
+            if match is None:
+                continue  # an option, or a name alone
+            name, adds = match[1], bool(match[2])
+            array = command.arrays.get(at)
+            if array is not None:
+                arrays.append(name)
+            if not settled or (adds and name in self.unknown):
+                self._forget(name)  # which branch is taken, only a shell knows
+            elif array is not None:
+                elements = [text for element in array for text in self.expand(element)]
+                self._set(name, (self.values.get(name, []) if adds else []) + elements)
+            else:
+                self._set_text(name, word.without(match.end()), adds=adds)
+        return arrays, []
+
+    def _set_text(self, name: str, value: Word, *, adds: bool) -> None:
         unknown = [part for part in value.parts if part.expands and self._fill(part.text) is None]
         # What is known of a longer text is kept, with the gaps as they stand.
         if not unknown or any(part.text and part not in unknown for part in value.parts):
-            self.values[name] = [" ".join(self.expand(value))]
+            before = "".join(self.values.get(name, [])[:1]) if adds else ""
+            self._set(name, [before + " ".join(self.expand(value))])
         elif name != _OWN_DIRECTORY:
-            self.values.pop(name, None)
-        return None
+            self._forget(name)
 
-    def _source(self, path: str) -> None:
+    def _set(self, name: str, value: list[str]) -> None:
+        self.values[name] = value
+        self.unknown.discard(name)
+
+    def _forget(self, name: str) -> None:
+        self.values.pop(name, None)
+        self.unknown.add(name)
+
+    def _source(self, path: str, *, settled: bool) -> None:
         text = self.read_file(path)
         if text is None:
             self.incomplete = True
         else:
-            self.execute(text)
+            self.execute(text, settled=settled)
 
 
-@dataclass
-class _Command:
-    words: list[Word] = field(default_factory=list[Word])
-    array: list[Word] | None = None
-    """What stands in the parentheses of ``NAME=(…)``."""
-    after: Break = Break.END
-    """What stands between it and the one before."""
-    nested: bool = False
-    """It stands in parentheses, and what it sets is forgotten after them."""
-    opens: int = 0
-    """How many branches and loops begin with it, less those that end."""
-
-    @property
-    def succeeds(self) -> bool:
-        """Whether what stands after ``&&`` will run: where a directory cannot be entered, the rest is of no use."""
-        plain = [word.plain for word in self.words]
-        return bool(plain) and (plain[0] in (*_DECLARES, "cd") or all(map(_ASSIGNMENT.match, plain)))
-
-    @property
-    def begins(self) -> bool:
-        """Whether a command may still begin here."""
-        return all(word.plain in _LEADS for word in self.words)
-
-    def led(self) -> "_Command":
-        """Without the words that only lead to it."""
-        first = 0
-        while first < len(self.words) and (word := self.words[first].plain) in _LEADS | _CLOSES | {"function"}:
-            self.opens += (word in _OPENS) - (word in _CLOSES)
-            first += 2 if word == "function" else 1  # its name
-        self.words = self.words[first:]
-        self.opens += bool(self.words) and self.words[0].plain in _OPENS
-        return self
+def _has_flags(words: list[str]) -> bool:
+    at = next(at for at, word in enumerate(words) if PurePosixPath(word).name in PROGRAMS)
+    return any(word.startswith(("-", "$")) for word in words[at + 1 :])
 
 
-def _commands(text: str) -> Iterator[_Command]:
-    command, inside, nested = _Command(), 0, 0
-    for token in shell_words(text):
-        if isinstance(token, Word):
-            if inside and command.array is not None:
-                command.array.append(token)
-            elif not inside:
-                command.words.append(token)
-            continue
-        if token is Break.OPEN and (inside or not command.begins):
-            inside += 1
-            if inside == 1 and command.array is None and command.words[-1].plain.endswith("="):
-                command.array = []
-            continue
-        if inside:
-            inside -= token is Break.CLOSE
-            if inside or len(command.words) > 1 or command.array is not None:
-                continue  # what else ends here is a function's head
-        nested = max(0, nested + (token is Break.OPEN) - (token is Break.CLOSE))
-        if command.words:
-            yield command.led()
-            command = _Command()
-        command.nested = nested > 0
-        if token in (Break.AND, Break.OR):
-            command.after = token
-    if command.words:
-        yield command.led()
+def _shortened(words: list[str], limit: int = 100) -> str:
+    text = " ".join(words)
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _number(node: ast.expr) -> int:

@@ -20,6 +20,8 @@ def _write(directory: Path, tracker: str | None, *iterations: str, run: str | No
         (directory / "latest_checkpointed_iteration.txt").write_text(tracker)
     if run is not None:
         (directory / "rollway_run.json").write_text(json.dumps({"run": run}))
+        for name in iterations:
+            (directory / name / "manifest.json").write_text(Manifest(run, int(name[5:]), ()).to_json())
     return directory
 
 
@@ -136,10 +138,33 @@ def test_a_field_without_its_partner_is_refused(fields: dict[str, Any], message:
         CheckpointConfig.model_validate(fields)
 
 
+def test_until_its_first_checkpoint_is_whole_a_run_begins_where_it_was_told(tmp_path: Path) -> None:
+    load = _write(tmp_path, "9", "iter_0000003", "iter_0000009", run="theirs")
+    told = {"load": load, "start_rollout_id": 12}
+    first = _start(load, **told)
+    (load / "rollway_run.json").write_text(json.dumps({"run": "mine"}))  # and then the host dies
+    assert _start(load, **told) == first == Checkpoint(load, 9, next_rollout=12)
+    _write(load, "12", "iter_0000012", run="mine")
+    assert _start(load, **told) == Checkpoint(load, 12)
+
+
+@pytest.mark.parametrize("fields", [{"ckpt_step": 3}, {"finetune": True}, {"start_rollout_id": 9}])
+def test_a_run_that_would_come_to_anothers_checkpoint_is_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    load = _write(tmp_path / "load", "9", "iter_0000003", "iter_0000009", run="theirs")
+    with pytest.raises(CheckpointInvalid, match=r"checkpoint\.save: .*iter_\d+ is another run.s .*choose another"):
+        _start(load, load=load, **fields)
+    assert _start(tmp_path / "save", load=load, **fields) is not None
+    nobodys = _write(tmp_path / "nobodys", None, "iter_0000000")
+    with pytest.raises(CheckpointInvalid, match=r"checkpoint\.save: .*iter_0000000"):
+        _start(nobodys)
+
+
 def test_the_newest_and_the_multiples_are_kept() -> None:
     assert expendable(range(10), keep_last=None, keep_every=None) == []
     assert expendable([9, 4, 5, 6, 7], keep_last=2, keep_every=None) == [4, 5, 6]
-    assert expendable(range(10), keep_last=3, keep_every=4) == [1, 2, 3, 5, 6]
+    assert expendable(range(10), keep_last=3, keep_every=4) == [0, 1, 2, 4, 5, 6]
+    saved = range(9, 200, 10)  # every ten rollouts
+    assert set(saved) - set(expendable(saved, keep_last=2, keep_every=50)) == {49, 99, 149, 189, 199}
     assert expendable([1], keep_last=5, keep_every=None) == []
 
 

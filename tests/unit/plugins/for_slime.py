@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from slime.rollout.base_types import RolloutFnTrainOutput
+from slime.rollout.base_types import RolloutFnEvalOutput, RolloutFnTrainOutput
 from slime.rollout.filter_hub.base_types import DynamicFilterOutput
 from slime.rollout.sglang_rollout import GenerateState
 from slime.utils.async_utils import run
@@ -76,6 +76,11 @@ async def bad_mask(args: Any, sample: Sample, sampling_params: dict[str, Any]) -
     return sample
 
 
+async def tells_its_sampling(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> Sample:
+    sample.metadata = {"given": sampling_params, "jobs": GenerateState(args).sampling_params}
+    return sample
+
+
 async def graded(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> Sample:
     """Scores what it makes, as a dictionary."""
     sample.tokens, sample.response_length, sample.status = [1, 2, 3], 1, Sample.Status.COMPLETED
@@ -116,6 +121,30 @@ def nameless(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = Fa
     return RolloutFnTrainOutput(samples=[[Sample(prompt="p", tokens=[1])]])
 
 
+def annotated_rollout(
+    args: Any, rollout_id: int, data_source: Any, evaluation: bool = False
+) -> RolloutFnTrainOutput | RolloutFnEvalOutput:
+    """As slime annotates its own."""
+    return evaluate_own(args, rollout_id, data_source, evaluation)
+
+
+def nameless_for_training(args: Any, rollout_id: int, data_buffer: Any) -> Any:
+    """Which nobody could ask to evaluate."""
+    return nameless(args, rollout_id, data_buffer)
+
+
+def split_attempts(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
+    """The first attempt of the group is two samples, the second is one."""
+    [[first, second]] = data_buffer.get_samples(1)
+    for sample in (first, second):
+        sample.status = Sample.Status.COMPLETED
+    return [[[first, Sample.from_dict(first.to_dict())], second]]
+
+
+def evaluates_to_a_number(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
+    return {"own": 0.5}
+
+
 RUNNING: list[int] = []
 
 
@@ -138,6 +167,13 @@ async def group_rm(args: Any, group: list[Sample]) -> list[float]:
 
 def keep(args: Any, samples: list[Sample], **kwargs: Any) -> DynamicFilterOutput:
     return DynamicFilterOutput(keep=len(samples) > 1, reason="alone")
+
+
+def keep_as_a_tensor(args: Any, samples: list[Sample]) -> DynamicFilterOutput:
+    """As slime's own filter has it: what a comparison of tensors gives is no bool."""
+    import numpy as np
+
+    return DynamicFilterOutput(keep=np.std([sample.reward for sample in samples]) > 0.0)  # type: ignore[arg-type]
 
 
 def remove_odd(args: Any, groups: list[list[Sample]]) -> None:

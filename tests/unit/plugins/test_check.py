@@ -1,6 +1,7 @@
 """A plug-in that does not fit is told exactly why, and by which field, before anything starts."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,17 @@ from trainers.plugins import load_function
 from trainers.plugins.__main__ import main
 from trainers.plugins.check import check, fits
 from trainers.plugins.doors import DOORS
-from trainers.plugins.run import load_plugins, named
+from trainers.plugins.fields import named
+from trainers.plugins.run import load_plugins
 
 USERS = "tests.unit.plugins.users"
 SLIME = "tests.unit.plugins.for_slime"
+SET = {"name": "s", "prompt_data": "/s.jsonl"}
+LOST = {"type": "custom", "function": f"{USERS}:nothing"}
+PARTS = [
+    {"name": "words", "weight": 1.0, "reward": {"type": "f1"}},
+    {"name": "own", "weight": 1.0, "reward": LOST},
+]
 
 
 def config(plugins: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
@@ -105,6 +113,58 @@ def test_every_field_of_the_section_has_a_door_and_every_door_a_field() -> None:
     everything = dict.fromkeys(fields, "a.b:c")
     sets = {"sets": [{"name": "s", "prompt_data": "/s.jsonl"}]}
     assert {name for name, _, _ in named(config(everything, eval=sets))} == fields
+
+
+@pytest.mark.parametrize(
+    ("sections", "field"),
+    [
+        ({"eval": {"sets": [SET], "reward": LOST}}, "eval.reward"),
+        ({"eval": {"sets": [SET, SET | {"name": "t", "reward": LOST}]}}, "eval.sets[1].reward"),
+        ({"rollout": {"reward": {"type": "weighted", "parts": PARTS}}}, "rollout.reward.parts[1].reward"),
+        (
+            {"eval": {"sets": [SET | {"reward": {"type": "weighted", "parts": PARTS}}]}},
+            "eval.sets[0].reward.parts[1].reward",
+        ),
+    ],
+)
+def test_a_bad_reward_function_is_told_by_the_field_that_names_it(sections: dict[str, Any], field: str) -> None:
+    run = config(**sections)
+    with pytest.raises(PluginInvalid, match=rf"^{re.escape(field)}\.function: .*has no 'nothing'"):
+        load_plugins(run)
+    with pytest.raises(PluginInvalid, match=rf"^{re.escape(field)}\.function: "):
+        load_plugins(config()).reward_function(f"{USERS}:nothing", by_group=False, field=f"{field}.function")
+
+
+def test_a_reward_that_every_eval_set_has_another_for_is_not_looked_for() -> None:
+    own = SET | {"reward": {"type": "custom", "function": f"{USERS}:reward"}}
+    fields = [field for _, field, _ in named(config(eval={"sets": [own], "reward": LOST}))]
+    assert fields == ["eval.sets[0].reward.function"]
+
+
+@pytest.mark.parametrize(
+    ("function", "sets", "paths"),
+    [
+        (f"{SLIME}.generate_rollout", [SET], ["rollout_function", "eval_function"]),
+        (f"{SLIME}:annotated_rollout", [SET], ["rollout_function", "eval_function"]),
+        (f"{SLIME}.nameless_for_training", [SET], ["rollout_function"]),
+        (f"{SLIME}.generate_rollout", [], ["rollout_function"]),
+        (f"{USERS}:rollout", [SET], ["rollout_function"]),
+    ],
+)
+def test_a_rollout_function_evaluates_too_where_slime_could_ask_it_to(
+    function: str, sets: list[dict[str, Any]], paths: list[str]
+) -> None:
+    found = load_plugins(config({"rollout_function": function}, eval={"sets": sets}))
+    form = "slime" if SLIME in function else "native"
+    assert found.paths == [f"plugins.{name}: {function} ({form})" for name in paths]
+    assert (found.eval_function is not None) == ("eval_function" in paths)
+
+
+def test_an_eval_function_goes_before_the_rollout_function() -> None:
+    both = {"rollout_function": f"{SLIME}.generate_rollout", "eval_function": f"{USERS}:evaluation"}
+    assert load_plugins(config(both, eval={"sets": [SET]})).paths[1:] == [
+        f"plugins.eval_function: {USERS}:evaluation (native)"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from engines.config import SamplingConfig
 from engines.types import Sample, SampleStatus
 from tests.unit.plugins.test_check import SLIME, USERS, config
 from trainers.config import RunConfig
 from trainers.errors import RolloutFailed
 from trainers.plugins.call import call
+from trainers.plugins.outputs import groups_of
 from trainers.plugins.run import Plugins, load_plugins
 from trainers.rollout.evaluation import Evaluator
 from trainers.rollout.protocols import RolloutContext
@@ -98,7 +100,7 @@ def sampled(index: int = 3) -> Sample:
 
 def using(name: str, path: str, **sections: Any) -> tuple[Plugins, RunConfig]:
     sections["rollout"] = {"sampling": {"max_new_tokens": 9}} | sections.get("rollout", {})
-    sections["eval"] = EVAL
+    sections["eval"] = EVAL | sections.get("eval", {})
     run = config({name: path}, **sections)
     return load_plugins(run), run
 
@@ -156,6 +158,97 @@ async def test_siblings_share_their_trajectory() -> None:
         assert isinstance(made, list)
         assert [each.trajectory_index for each in made] == [3, 3]
         assert {each.group_index for each in made} == {1}
+
+
+@pytest.mark.parametrize("path", [f"{SLIME}:split_attempts", f"{USERS}:split_attempts"])
+async def test_siblings_within_a_group_of_a_whole_rollout_share_their_trajectory(path: str) -> None:
+    plugins, run = using("rollout_function", path)
+    assert plugins.rollout_function is not None
+    [group] = (await plugins.rollout_function(context(run), 0)).groups
+    assert [(each.index, each.trajectory_index) for each in group] == [(0, 0), (0, 0), (1, None)]
+
+
+def test_siblings_that_have_a_trajectory_keep_it() -> None:
+    first, second = sampled(4), sampled(5)
+    first.trajectory_index = second.trajectory_index = 9
+    [group] = groups_of([[[first, second], [sampled(6)]]], "f")
+    assert [each.trajectory_index for each in group] == [9, 9, None]
+
+
+async def test_slimes_functions_are_told_the_sampling_of_the_sample_alone() -> None:
+    training = {"max_new_tokens": 9, "stop": ["</tool>"], "stop_token_ids": [5], "min_p": 0.1, "ignore_eos": True}
+    plugins, run = using("custom_generate_function", f"{SLIME}:tells_its_sampling", rollout={"sampling": training})
+    assert plugins.doors.generate is not None
+    own = SamplingConfig(max_new_tokens=8, min_new_tokens=7, skip_special_tokens=False)
+    [sample] = await plugins.doors.generate(context(run), sampled(), own)  # type: ignore[misc]
+    assert sample.metadata["given"] == {
+        **{"temperature": 1.0, "top_p": 1.0, "top_k": -1, "min_p": 0.0, "max_new_tokens": 8, "min_new_tokens": 7},
+        **{"ignore_eos": False, "skip_special_tokens": False},
+        **{"no_stop_trim": True, "spaces_between_special_tokens": False},
+    }
+    jobs = sample.metadata["jobs"]
+    assert (jobs["stop"], jobs["stop_token_ids"], jobs["min_p"], jobs["ignore_eos"]) == (["</tool>"], [5], 0.1, True)
+
+
+async def test_a_generate_function_has_the_time_of_the_evaluation_that_it_is_part_of() -> None:
+    limits: dict[str, Any] = {"rollout": {"timeout_s": 0.05}, "eval": {"timeout_s": 0.1}}
+    plugins, run = using("custom_generate_function", f"{USERS}:never", **limits)
+    assert plugins.doors.generate is not None
+    for evaluating, limit in ((False, r"rollout\.timeout_s = 0\.05 s"), (True, r"eval\.timeout_s = 0\.1 s")):
+        asked = replace(context(run), evaluating=evaluating)
+        with pytest.raises(RolloutFailed, match=rf"users:never did not return within {limit}"):
+            await plugins.doors.generate(asked, sampled(), run.rollout.sampling)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (
+            f"{USERS}:evaluates_to_nothing",
+            "evaluates_to_nothing returned NoneType None: expected groups .* by eval set",
+        ),
+        (
+            f"{USERS}:evaluates_without_names",
+            "evaluates_without_names returned list .*: expected groups .* by eval set",
+        ),
+        (
+            f"{SLIME}:evaluates_to_a_number",
+            "evaluates_to_a_number returned float for an eval set: expected its rewards",
+        ),
+    ],
+)
+async def test_an_eval_function_that_returns_the_wrong_thing_is_named(path: str, message: str) -> None:
+    plugins, run = using("eval_function", path)
+    assert plugins.eval_function is not None
+    with pytest.raises(RolloutFailed, match=message):
+        await plugins.eval_function(context(run), 0)
+
+
+async def test_a_rollout_function_of_slimes_is_told_when_it_evaluates() -> None:
+    plugins, run = using("rollout_function", f"{SLIME}:annotated_rollout")
+    assert plugins.eval_function is not None
+    assert list(await plugins.eval_function(context(run), 0)) == ["own"]
+
+
+async def test_a_wrong_return_of_any_other_door_is_named() -> None:
+    plugins, run = using("rollout_function", f"{USERS}:loses_a_sample")
+    assert plugins.rollout_function is not None
+    with pytest.raises(RolloutFailed, match=r"users:loses_a_sample: group 0 holds NoneType None: expected samples"):
+        await plugins.rollout_function(context(run), 0)
+    taken = using("buffer_filter", f"{USERS}:takes_nothing")[0].buffer_filter
+    assert taken is not None
+    with pytest.raises(RolloutFailed, match=r"users:takes_nothing returned NoneType None: expected a list of groups"):
+        taken([[sampled()]], 1)
+    made = using("data_source", f"{USERS}:Empty")[0].data_source
+    assert made is not None
+    with pytest.raises(RolloutFailed, match=r"users:Empty\.next_groups returned NoneType None: expected a list of gro"):
+        made(Bytes()).next_groups(1, 1)
+    with pytest.raises(RolloutFailed, match=r"users:Empty\.__len__ raised AttributeError"):
+        len(made(Bytes()))
+    keep = load_plugins(config(rollout={"dynamic_sampling_filter": f"{USERS}:keep_several"})).doors
+    assert keep.dynamic_sampling_filter is not None
+    with pytest.raises(RolloutFailed, match=r"users:keep_several raised ValueError"):
+        keep.dynamic_sampling_filter([sampled()])
 
 
 @pytest.mark.parametrize(
@@ -248,9 +341,9 @@ async def test_rewards_and_filters_see_slimes_samples() -> None:
     plugins = load_plugins(run)
     sample = sampled()
     sample.response, sample.response_length, sample.loss_mask = "abc", 3, [1, 1, 1]
-    assert await plugins.reward_function(f"{SLIME}:rm", by_group=False)(sample) == 3.5
-    assert await plugins.reward_function(f"{SLIME}:group_rm", by_group=True)([sample]) == [3.0]
-    assert plugins.reward_function(f"{USERS}:reward", by_group=False)(sample) == 3.0
+    assert await plugins.reward_function(f"{SLIME}:rm", by_group=False, field="f")(sample) == 3.5
+    assert await plugins.reward_function(f"{SLIME}:group_rm", by_group=True, field="f")([sample]) == [3.0]
+    assert plugins.reward_function(f"{USERS}:reward", by_group=False, field="f")(sample) == 3.0
     groups = [[sampled(0), sample]]
     assert plugins.doors.sample_filter is not None
     await plugins.doors.sample_filter(groups)
@@ -299,6 +392,9 @@ def test_a_dynamic_filter_of_slimes_kind_says_keep_or_drop() -> None:
     keep = adapter.dynamic_sampling_filter(check(f"{SLIME}:keep", DOORS["dynamic_sampling_filter"]).target, "keep")
     assert bool(keep([sampled(0), sampled(1)])) is True
     assert bool(keep([sampled(0)])) is False
+    uneven = load_plugins(config(rollout={"dynamic_sampling_filter": f"{SLIME}:keep_as_a_tensor"})).doors
+    assert uneven.dynamic_sampling_filter is not None
+    assert uneven.dynamic_sampling_filter([replace(sampled(0), reward=1.0), replace(sampled(1), reward=0.0)]) is True
 
 
 def test_a_data_source_of_slimes_kind_resumes_where_it_was_saved() -> None:

@@ -1,6 +1,7 @@
 """What users might write: good and bad."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 from engines.config import SamplingConfig
@@ -93,6 +94,39 @@ async def evaluation(context: RolloutContext, rollout_id: int) -> dict[str, list
     return {"mine": [[sample]]}
 
 
+async def evaluates_to_nothing(context: RolloutContext, rollout_id: int) -> Any:
+    return None
+
+
+async def evaluates_without_names(context: RolloutContext, rollout_id: int) -> Any:
+    return context.data.next_groups(1, 1)
+
+
+async def split_attempts(context: RolloutContext, rollout_id: int) -> Any:
+    """The first attempt of the group is two samples, the second is one."""
+    [[first, second]] = context.data.next_groups(1, 2)
+    return [[[first, replace(first)], second]]
+
+
+async def loses_a_sample(context: RolloutContext, rollout_id: int) -> Any:
+    return [[*context.data.next_groups(1, 1)[0], None]]
+
+
+async def never(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Sample:
+    await asyncio.Event().wait()
+    return sample
+
+
+def takes_nothing(buffer: list[list[Sample]], n_groups: int) -> Any:
+    return None
+
+
+def keep_several(group: list[Sample]) -> Any:
+    import numpy as np
+
+    return np.array([1, 2])
+
+
 def eval_log(rollout_id: int, sets: Any, metrics: dict[str, float]) -> dict[str, float]:
     return {"only": metrics["reward"] + len(sets["mine"])}
 
@@ -119,6 +153,16 @@ class Prompts:
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None: ...
+
+
+class Empty(Prompts):
+    """Whose prompts have run out."""
+
+    def next_groups(self, n_prompts: int, n_samples: int) -> Any:
+        return None
+
+    def __len__(self) -> int:
+        return len(self.lost)  # type: ignore[attr-defined]
 
 
 class Stateless:

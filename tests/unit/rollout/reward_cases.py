@@ -27,6 +27,12 @@ EQUAL: list[tuple[str, str]] = [
     ("\\{1,2\\}", "\\{2,1\\}"), ("[0,1)", "[0, 1)"), ("[0,1) \\cup (2,3]", "(2,3] \\cup [0,1)"),
     ("x>1", "1<x"), ("\\infty", "\\infty"), ("\\text{east}", "\\text{east}"), ("C", "\\text{C}"),
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"), ("e^{2}", "e^2"),
+    ("\\frac{1}{3}", "\\frac{1}{3} \\approx 0.333"), ("2\\sqrt{3}", "x = 2\\sqrt{3} \\approx 3.46"),
+    ("\\pi", "\\pi \\approx 3.14"), ("\\log_2 3", "\\log_2 3 ≈ 1.58"), ("23", "\\theta_1 \\approx 23^\\circ"),
+    ("10", "10\\,\\text{N}\\cdot\\text{m}"), ("5", "5 \\text{ kg}\\cdot\\text{m/s}"),
+    ("10", "10\\ \\mathrm{m\\,s^{-1}}"), ("7", "7\\mathrm{~g}\\cdot\\mathrm{cm}^{-3}"), ("5", "5\\text{ in}^4"),
+    ("5", "5\\textrm{ cm}"), ("5", "\\textnormal{5}\\thinspace"), ("0.5", "\\cfrac{1}{2}"), ("0.5", "{1 \\over 2}"),
+    ("\\frac32", "3:2"), ("1024", "2^{{10}}"), ("5", "\\lbrace 5\\rbrace"), ("5", '"5"'), ("5", "x \\in \\{5\\}"),
     ("\\log_2 3", "\\log_2(3)"), ("50\\%", "50\\%"), ("1" * 300, "1" * 300),
 ]  # fmt: skip
 DIFFERENT: list[tuple[str, str]] = [
@@ -55,6 +61,8 @@ DIFFERENT: list[tuple[str, str]] = [
     ("\\frac12", "\\sin(\\pi/6)"), ("\\frac12", "\\cos\\frac{\\pi}{3}"), ("\\frac56", "\\frac12+\\frac13"),
     ("\\frac16", "\\frac{\\frac12}{3}"), ("\\frac{1}{120}", "\\frac{1}{5!}"), ("2\\sqrt{3}",
     "\\max(1, 2\\sqrt{3})"),
+    ("23", "\\frac{46}{2} \\approx 23"), ("23", "x = \\frac{46}{2} ≈ 23"), ("391", "17\\text{ m}\\cdot 23"),
+    ("23", "{46 \\over 2}"), ("x+1 \\equiv 0", "x+1 \\equiv 3"), ("\\sqrt{x} \\approx 3", "\\sqrt{x} \\approx 4"),
     ("5", "9^{9^{9}}"), ("5", "(10!)!"), ("5", "1e999999999"), ("5", "[5"), ("5", "5\\%6"),
 ]  # fmt: skip
 

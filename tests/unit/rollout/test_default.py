@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from engines.config import SamplingConfig
+from engines.config import EngineConfig, SamplingConfig
 from engines.errors import EngineLost
+from engines.turns import Turns
 from engines.types import FinishReason, Generation, Sample, SampleStatus
 from tests.unit.rollout.scripted import Engine, Prompts, RandomEngine, context
 from trainers.config import RolloutConfig
@@ -469,6 +470,57 @@ async def test_a_sample_that_takes_too_long_is_failed_and_the_others_go_on() -> 
     assert statuses == [SampleStatus.COMPLETED, SampleStatus.FAILED, SampleStatus.COMPLETED]
     assert [sample.reward for sample in output.groups[0]] == [1.0, None, 1.0]
     assert (output.metrics["num_late"], output.metrics["num_left_out"]) == (1.0, 1.0)
+
+
+async def test_the_wait_for_a_turn_is_no_part_of_a_samples_time() -> None:
+    class Busy(Engine):
+        turns = Turns(1)
+
+        async def generate(self, input_ids: Sequence[int], *args: Any, rid: str, **options: Any) -> Generation:
+            assert await self.turns.take(rid)
+            try:
+                await asyncio.sleep(5.0 if rid.startswith("rollout-0-2-") else 0.15)
+                return await super().generate(input_ids, *args, rid=rid, **options)
+            finally:
+                self.turns.give_back()
+
+    output = await generate_rollout(context(Busy(), n_samples_per_prompt=4, sample_timeout_s=0.3), 0)
+    completed, failed = SampleStatus.COMPLETED, SampleStatus.FAILED
+    assert [sample.status for sample in output.groups[0]] == [completed, completed, failed, completed]
+
+
+async def test_no_request_asks_for_more_than_the_engines_context_leaves(caplog: pytest.LogCaptureFixture) -> None:
+    def limited(engine: Engine, length: int) -> RolloutContext:
+        whole = context(engine, n_samples_per_prompt=1)
+        given = EngineConfig(sglang={"context_length": length + 6})  # SGLang keeps six back
+        return replace(whole, config=whole.config.model_copy(update={"engine": given}))
+
+    engine = Engine(cuts=[2], end=FinishReason.LENGTH)
+    output = await generate_rollout(limited(engine, 7), 0)
+    assert [(len(ids), budget) for ids, budget, _ in engine.calls] == [(2, 5), (4, 3)]
+    assert output.groups[0][0].status is SampleStatus.TRUNCATED
+    engine = Engine(cuts=[2])
+    output = await generate_rollout(limited(engine, 4), 0)
+    assert len(engine.calls) == 1 and output.groups[0][0].status is SampleStatus.TRUNCATED
+    engine = Engine()
+    output = await generate_rollout(limited(engine, 2), 0)
+    assert not engine.calls and output.groups[0][0].status is SampleStatus.FAILED
+    assert "leaves no room in a context of 2; data.max_prompt_len" in caplog.text
+
+
+async def test_a_judge_does_not_read_the_token_that_ended_the_response() -> None:
+    class Tokenizer:
+        all_special_ids: ClassVar = [18]
+
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            assert ids == [18] and not skip_special_tokens
+            return "18 "
+
+    for end, response in ((FinishReason.STOP, "16 17 "), (FinishReason.LENGTH, "16 17 18 ")):
+        told = replace(context(Engine(end=end), n_samples_per_prompt=1), tokenizer=Tokenizer())
+        [[sample]] = (await generate_rollout(told, 0)).groups
+        assert sample.response.endswith(f"15 {response}")
+        assert sample.tokens[-1] == 18
 
 
 async def test_in_an_evaluation_no_sample_is_left_out_for_being_late() -> None:

@@ -158,17 +158,20 @@ async def test_a_function_of_groups_gets_a_group_and_gives_a_reward_each(module:
 
 
 async def test_functions_can_be_found_by_another_door(module: str) -> None:
-    asked: list[tuple[str, bool]] = []
+    asked: list[tuple[str, bool, str]] = []
 
-    def functions(path: str, *, by_group: bool) -> Callable[..., Any]:
-        asked.append((path, by_group))
+    def functions(path: str, *, by_group: bool, field: str) -> Callable[..., Any]:
+        asked.append((path, by_group, field))
         return lambda given: 0.25
 
     fields: dict[str, Any] = {"type": "custom", "function": "any.slime.module.rm"}
     assert await load_reward(config(**fields), functions=functions)(sample()) == 0.25
-    parts = [part("mine", **fields), part("words", type="f1")]
-    summed = load_reward(config(type="weighted", parts=parts), functions=functions)
+    parts = [part("words", type="f1"), part("mine", **fields)]
+    summed = load_reward(config(type="weighted", parts=parts), functions=functions, field="eval.reward")
     assert await summed(Sample(0, 0, prompt="p", response="cat", label="cat")) == 1.25
-    assert asked == [("any.slime.module.rm", False)] * 2
+    assert asked == [
+        ("any.slime.module.rm", False, "rollout.reward.function"),
+        ("any.slime.module.rm", False, "eval.reward.parts[1].reward.function"),
+    ]
     with pytest.raises(PluginInvalid, match=r"no module .any."):
         load_reward(config(**fields))

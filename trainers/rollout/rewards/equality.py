@@ -10,18 +10,24 @@ MAX_ANSWER = 1000
 """Characters; no answer to a question with one answer is longer."""
 MAX_DEPTH = 20
 MAX_DIGITS = 400
-_SPACING = re.compile(r"\\[,;:!>() ]|\\q?quad(?![A-Za-z])|[\s$~]+")
+_SPACING = re.compile(r"\\[,;:!>() ]|\\(?:q?quad|enspace|thinspace|medspace)(?![A-Za-z])|[\s$~]+")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
-_TEXT = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\{([^{}]*)\}")
+_TEXT = re.compile(r"\\(?:text|text(?:bf|rm|normal)|mathrm|mathbf|mbox)\{([^{}]*)\}")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![A-Za-z])([^{}]*)\}")
+_TWICE = re.compile(r"\{\{([^{}]*)\}\}")
 _GROUPED = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
 # Towers of powers, powers of powers and factorials that no memory holds.
 _HUGE = re.compile(r"\^[{(]*[-+]?[0-9.]+[})]*!?\^|\^[{(]*[-+]?[0-9]{5,}|[)}]!|!!|[0-9]{4,}!")
 _OPERATORS = re.compile(
     r"\\(?:i{1,3}nt|oint|sum|prod|lim|[dt]?binom|choose|diff|frac\{d|gcd|max|min|det|lfloor|lceil)(?![A-Za-z])"
 )
-_EQUALS = re.compile(r"\\(?:approx|simeq|equiv|doteq)(?![A-Za-z])")
+_EQUALS = re.compile(r"\\(?:approx|simeq|equiv|doteq)(?![A-Za-z])|[≈≃≡]")
+_APPROXIMATION = re.compile(r"(?:\\approx(?![A-Za-z])|≈)[\s$]*[-+]?[0-9.]")
+_LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-df-z]")  # but e
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'?(?:\([A-Za-z0-9, ]*\))?|")
 """What an answer may be called: x, f(2), a_1, or nothing, as in =5."""
+_CONSTANTS = ("\\pi", "e")
+_MEMBER = re.compile(rf"(?P<name>{_NAME.pattern})\\in(?=\\\{{)")
 
 # How a number that has been worked out is written, once tidied. All that is not listed here is a calculation.
 _DECIMAL = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
@@ -31,15 +37,16 @@ _POWER = rf"(?:{_DECIMAL}|\({_SIGNED}\)|\{{{_SIGNED}\}})\^{_EXPONENT}"
 _WHOLE = rf"(?:{_DECIMAL}(?:\\times|\\cdot|\*)10\^{_EXPONENT}|{_POWER}|{_DECIMAL})"
 _PART = rf"(?:{_POWER}|{_SIGNED}|\((?:{_POWER}|{_SIGNED})\)|\{{(?:{_POWER}|{_SIGNED})\}})"
 _FRACTION = (
-    rf"(?:[0-9]*\\frac(?:[0-9]|\{{[-+]?{_PART}\}})(?:[0-9]|\{{[-+]?{_PART}\}})|{_PART}/{_PART})"  # 1\frac12 is 3/2
+    rf"(?:[0-9]*\\frac(?:[0-9]|\{{[-+]?{_PART}\}})(?:[0-9]|\{{[-+]?{_PART}\}})|{_PART}[/:]{_PART})"  # 1\frac12 is 3/2
 )
 _OPEN = (
-    r"(?:[({\[]|\\\{|\\displaystyle|\\(?:boxed|boldsymbol|emph|fbox|math(?:bb|it|sf|tt)|text(?:it|rm|sf|tt))(?=\{))*"
+    r"(?:[({\[\"]|\\\{|\\displaystyle|\\(?:boxed|boldsymbol|emph|fbox|math(?:bb|it|sf|tt)|text(?:it|rm|sf|tt))(?=\{))*"
 )
 # A unit, a degree sign, an ordinal's letters, a base and closing brackets: nothing that changes or holds a number.
 _TAIL = (
     r"(?:_(?:[0-9A-Za-z]|\{[0-9A-Za-z]+\}))?"
-    r"(?:[^\W\d_]|(?<=[^\W\d_])[(\[/]|[)}\]%.,;:'\"°]|\\\}|\^(?:\\circ|\{\\circ\}|\{?-?[1-3]\}?)"
+    r"(?:[^\W\d_]|(?<=[^\W\d_])(?:[(\[/]|[·⋅]|\\cdot(?=[A-Za-z\\]))|[)}\]%.,;:'\"°]|\\\}"
+    r"|\^(?:\\circ|\{\\circ\}|\{?-?[1-9]\}?)|\\(?:mathrm|text(?:rm|normal)?)\{"
     r"|\\(?:circ|degree|mu|Omega|ell|prime|[lc]?dots)(?![A-Za-z]))*"
 )
 _WORKED_OUT_WHOLE = re.compile(rf"{_OPEN}[-+]?{_OPEN}{_WHOLE}{_TAIL}")
@@ -51,11 +58,25 @@ _LABEL_NUMBER = re.compile(rf"(?:{_SIGNED}|[-+]?{_FRACTION})(?:%|{_LABEL_SIGN})"
 
 def tidy(answer: Any) -> str:
     """An answer without what only sets its type: spacing, sizes, ``$``, text wrappers, commas between thousands, and
-    what ends a sentence."""
-    text = str(answer).strip()
-    text = _TEXT.sub(r"\1", _SIZES.sub("", text)).replace("−", "-").replace("\\dfrac", "\\frac")
-    text = _SPACING.sub("", text.replace("\\tfrac", "\\frac").replace("\\$", "").replace("\\%", "%"))
-    return _GROUPED.sub("", _EQUALS.sub("=", text).rstrip(".,;\\"))
+    what ends a sentence; and without the approximation that follows an exact one."""
+    text = _exact(str(answer).strip())
+    text = _TEXT.sub(r"\1", _SIZES.sub("", text)).replace("−", "-")
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", _OVER.sub(r"\\frac{\1}{\2}", text))
+    text = re.sub(r"\\([lr])brace(?![A-Za-z])", lambda match: "\\{" if match[1] == "l" else "\\}", text)
+    text = _SPACING.sub("", text.replace("\\$", "").replace("\\%", "%"))
+    text = _MEMBER.sub(r"\g<name>=", _TWICE.sub(r"{\1}", text), count=1)
+    return _GROUPED.sub("", text.lstrip("=").rstrip(".,;\\"))
+
+
+def _exact(text: str) -> str:
+    """Without the decimal that approximates the exact value before it. After a name, or nothing, it is the value."""
+    found = _APPROXIMATION.search(text)
+    if found is not None:
+        value = _SPACING.sub("", _TEXT.sub("", text[: found.start()])).rpartition("=")[2]
+        named = _NAME.fullmatch(value) is not None and value not in _CONSTANTS
+        if not named and not _LETTERS.search(value) and value.count("{") == value.count("}"):
+            text = text[: found.start()]
+    return _EQUALS.sub("=", text)
 
 
 def judge(*, answer: str, label: str) -> float:
@@ -115,7 +136,7 @@ def _form_of(label: str) -> re.Pattern[str] | None:
 
 def _same(answer: str, label: str) -> bool:
     def parsed(text: str) -> list[Any]:
-        text = _EQUALS.sub("=", text.replace("\\$", "").replace("$", ""))
+        text = _exact(text.replace("\\$", "").replace("$", ""))
         return parse(
             f"${text}$", extraction_config=[LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0
         )

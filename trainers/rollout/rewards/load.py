@@ -48,13 +48,16 @@ MAX_GYM_S = 10.0
 
 
 class LoadFunction(Protocol):
-    """Finds a user's function by its path."""
+    """Finds a user's function by its path; ``field`` holds it, for errors."""
 
-    def __call__(self, path: str, *, by_group: bool) -> Callable[..., Any]: ...
+    def __call__(self, path: str, *, by_group: bool, field: str) -> Callable[..., Any]: ...
 
 
-def load_reward(config: RewardConfig, *, functions: LoadFunction | None = None) -> Reward:
-    """The rule or function of a job; a path is loaded as it is, or by ``functions`` where that is given.
+def load_reward(
+    config: RewardConfig, *, functions: LoadFunction | None = None, field: str = "rollout.reward"
+) -> Reward:
+    """The rule or function of a job, which ``field`` holds; a path is loaded as it is, or by ``functions`` where that
+    is given.
 
     Raises :class:`trainers.errors.PluginInvalid` for a function that cannot be used, and ConfigInvalid where programs
     cannot be run in isolation. Starts nothing: workers and connections come with the first samples.
@@ -62,28 +65,32 @@ def load_reward(config: RewardConfig, *, functions: LoadFunction | None = None) 
     resources = Resources()
     functions = functions or _as_it_is
     if isinstance(config, WeightedRewardConfig):
-        parts = [(part.name, part.weight, _judge(part.reward, resources, functions)) for part in config.parts]
+        parts = [
+            (part.name, part.weight, _judge(part.reward, resources, functions, f"{field}.parts[{number}].reward"))
+            for number, part in enumerate(config.parts)
+        ]
         return Reward(WeightedJudge(parts), group_judge=None, resources=resources)
     if isinstance(config, CustomRewardConfig):
-        custom = _custom(config, functions)
+        custom = _custom(config, functions, field)
         if config.by_group:
             return Reward(None, group_judge=custom.score_group, resources=resources)
         return Reward(custom, group_judge=None, resources=resources)
-    return Reward(_Selected(config, resources, functions), group_judge=None, resources=resources)
+    return Reward(_Selected(config, resources, functions, field), group_judge=None, resources=resources)
 
 
 class _Selected:
     """Judges each sample by the job's rule, or by the one that its metadata names; loads the others when they are
     first named."""
 
-    def __init__(self, config: RewardConfig, resources: Resources, functions: LoadFunction) -> None:
+    def __init__(self, config: RewardConfig, resources: Resources, functions: LoadFunction, field: str) -> None:
         self._config = config
+        self._field = field
         self._functions = functions
         self._resources = resources
         self._judges: dict[RuleConfig, Judge] = {}
         own = rule_of(config, {})
         if own is not None:
-            self._judges[own] = _judge(own, resources, functions)
+            self._judges[own] = _judge(own, resources, functions, field)
 
     async def __call__(self, sample: Sample) -> Verdict | None:
         try:
@@ -93,11 +100,11 @@ class _Selected:
         if rule is None:
             raise Unjudgeable('reward type from_metadata needs metadata["rm_type"] to name its rule')
         if rule not in self._judges:
-            self._judges[rule] = _judge(rule, self._resources, self._functions)
+            self._judges[rule] = _judge(rule, self._resources, self._functions, self._field)
         return await self._judges[rule](sample)
 
 
-def _judge(config: RuleConfig, resources: Resources, functions: LoadFunction) -> Judge:
+def _judge(config: RuleConfig, resources: Resources, functions: LoadFunction, field: str) -> Judge:
     match config:
         case RegexMatchRewardConfig():
             matcher = PatternMatcher(min(config.timeout_s, MAX_PATTERN_S))
@@ -128,17 +135,17 @@ def _judge(config: RuleConfig, resources: Resources, functions: LoadFunction) ->
             resources.push_async_callback(remote.close)
             return remote
         case CustomRewardConfig():
-            return _custom(config, functions)
+            return _custom(config, functions, field)
         case _:
             return _rule(_RULES[config.type], boxed=config.boxed)
 
 
-def _custom(config: CustomRewardConfig, functions: LoadFunction) -> CustomReward:
-    function = functions(config.function, by_group=config.by_group)
+def _custom(config: CustomRewardConfig, functions: LoadFunction, field: str) -> CustomReward:
+    function = functions(config.function, by_group=config.by_group, field=f"{field}.function")
     return CustomReward(function, name=config.function, timeout_s=config.timeout_s, reward_key=config.reward_key)
 
 
-def _as_it_is(path: str, *, by_group: bool) -> Callable[..., Any]:
+def _as_it_is(path: str, *, by_group: bool, field: str) -> Callable[..., Any]:
     return load_function(path, parameters=["samples" if by_group else "sample"])
 
 

@@ -138,11 +138,16 @@ def _one(where: str, told: dict[str, Any], given: Given, sampling: dict[str, Any
 
 
 def _function(given: Given, draft: Draft) -> None:
+    """slime's default is the rollout function. Its form decides whether it can be that, and only the job's driver can
+    load it: the field stays unset, and what follows is said."""
     flag, rollout = "--eval-function-path", draft.get("plugins.rollout_function")
     if flag in given and not draft.settled(flag):
         draft.set("plugins.eval_function", given[flag], flag)
     elif rollout is not None and flag not in given:
-        draft.default("plugins.eval_function", rollout, flag)
+        draft.remark(
+            f"{flag} is not given: {rollout} evaluates too if it is written in slime's form and takes `evaluation`; "
+            "else the shipped evaluation does"
+        )
 
 
 def _reward_key(given: Given, draft: Draft) -> None:

@@ -12,7 +12,8 @@ FUNCTIONS = (
         "--eval-function-path",
         TEXT,
         "plugins.eval_function",
-        "unset, it is the rollout function where that is one of yours, as in slime",
+        "unset, a rollout function of yours in slime's form evaluates too, as in slime, if it takes `evaluation`; else "
+        "the shipped evaluation does",
     ),
     maps("--buffer-filter-path", TEXT, "plugins.buffer_filter"),
     maps("--rollout-sample-filter-path", TEXT, "plugins.rollout_sample_filter"),

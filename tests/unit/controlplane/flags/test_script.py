@@ -87,11 +87,15 @@ TRAINS = "\npython train.py ${A[@]} --lr ${LR:-9}"
         "for (( i = 0; i < 3; i++ )); do A+=(--b); LR=3; done < /hosts",
         "case $X in a) A+=(--b);; b) LR=3;; esac",
         "f() { A+=(--b); }\nfunction g {\n  LR=3\n}",
-        "(cd /x && A+=(--b) && LR=3)",
+        "if [ $X ]; then source /b.sh; fi",
+        "[ -f /b.sh ] && . /b.sh",
+        "[ $X ] && A+=(--b) && LR=3\nA=(${A[@]} --b)\nLR=${LR:-3}",
     ],
 )
 def test_what_a_shell_sets_under_a_condition_is_left_to_it(branch: str) -> None:
-    assert script_words(f"A=(--a 1)\n{branch}{TRAINS}") == ["python", "train.py", "${A[@]}", "--lr", "${LR:-9}"]
+    read = {"/b.sh": "A+=(--b)\nLR=3"}.get
+    words = script_words(f"A=(--a 1)\n{branch}{TRAINS}", read_file=read)
+    assert [word for word in words if word != "--b"] == ["python", "train.py", "${A[@]}", "--lr", "${LR:-9}"]
     again = f"A=(--a 1)\n{branch}\nA=(--c)\nLR=4{TRAINS}"
     assert script_words(again) == ["python", "train.py", "--c", "--lr", "4"]
 
@@ -111,7 +115,40 @@ def test_what_stands_behind_an_assignment_or_a_change_of_directory_is_no_branch(
     assert script_words("(cd /slime && python train.py --a 1)") == ["python", "train.py", "--a", "1"]
 
 
+@pytest.mark.parametrize(
+    "script",
+    [
+        "{ A=(--a 1); python train.py ${A[@]}; } 2>&1 | tee log",
+        "run() { A=(--a 1); python train.py ${A[@]}; }; run",
+        "function run {\n  A=(--a 1)\n  python train.py ${A[@]}\n}\nrun",
+        "(A=(--a 1); python train.py ${A[@]})",
+        "mkdir -p /x && A=(--a 1) && python train.py ${A[@]}",
+        "set -e && A=(--a 1)\npython train.py ${A[@]}",
+        "source /x.sh && A=(--a 1)\npython train.py ${A[@]}",
+        "declare -a A=(--a 1)\npython train.py ${A[@]}",
+        "typeset B=2 A=(--a 1)\nreadonly B\npython train.py ${A[@]}",
+        "local -a A=(--a); A+=(1); python train.py ${A[@]}",
+        "A=(--a 1) B=(--b); python train.py ${A[@]}",
+        "A=--a; A+=' 1'; python train.py $A",
+        "A=(--a 1); (A+=(--b)); python train.py ${A[@]}",
+        "if [ $X ]; then python train.py --a 1; else python train.py --a 1; fi",
+        "cp train.py /x\npython train.py --a 1",
+        "case $X in (a) B=1;; b) B=2;; esac\nA=(--a 1)\npython train.py ${A[@]}",
+    ],
+)
+def test_groups_functions_and_declarations_are_read_as_a_shell_reads_them(script: str) -> None:
+    assert script_words(script) == ["python", "train.py", "--a", "1"]
+
+
+def test_a_script_that_trains_in_several_ways_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"2 different commands.*\n  python train.py --a 1\n  python train.py --a 2"):
+        script_words("if [ $X ]; then python train.py --a 1; else python train.py --a 2; fi")
+
+
 def test_a_value_that_is_no_longer_known_is_not_the_one_before() -> None:
+    for sets in ("for LR in 1 2; do true; done", "read -r LR", "unset LR"):
+        assert script_words(f"LR=1\n{sets}\npython train.py --lr $LR") == ["python", "train.py", "--lr", "$LR"]
+    assert script_words("LR=$(cat lr)\npython train.py --lr ${LR:-9}") == ["python", "train.py", "--lr", "${LR:-9}"]
     assert script_words("LR=1\nLR=$(cat lr)\npython train.py --lr $LR") == ["python", "train.py", "--lr", "$LR"]
 
 

@@ -335,7 +335,7 @@ def test_functions_of_the_users_go_to_their_doors_and_slimes_own_mean_the_shippe
         files={"/c.yaml": "depth: 3\n"},
     )
     plugins = found["plugins"]
-    assert (plugins["rollout_function"], plugins["eval_function"]) == ("mine.rollout", "mine.rollout")
+    assert plugins["rollout_function"] == "mine.rollout"
     assert (plugins["data_source"], plugins["arguments"]) == ("mine.Source", {"depth": 3})
     assert found["rollout"]["dynamic_sampling_filter"] == "mine.keep"
     shipped_ones = spec(
@@ -344,6 +344,15 @@ def test_functions_of_the_users_go_to_their_doors_and_slimes_own_mean_the_shippe
     )
     assert shipped_ones["plugins"]["rollout_function"] is None
     assert shipped_ones["rollout"]["dynamic_sampling_filter"] == "reward_nonzero_std"
+
+
+def test_whether_a_rollout_function_evaluates_too_is_left_to_who_can_load_it() -> None:
+    words = ("--rollout-function-path", "mine.rollout", "--eval-interval", "1", "--eval-prompt-data", "/a")
+    assert spec(*words)["plugins"]["eval_function"] is None
+    assert any("mine.rollout evaluates too if" in text for text in run(*words).report.notices)
+    own = (*words, "--eval-function-path", "mine.evaluate")
+    assert spec(*own)["plugins"]["eval_function"] == "mine.evaluate"
+    assert not any("evaluates too" in text for text in run(*own).report.notices)
 
 
 def test_sizes_that_follow_from_others_are_worked_out() -> None:
