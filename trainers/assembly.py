@@ -1,7 +1,7 @@
 """The parts of one run: brought up in the order in which they can fail cheaply, and released whatever happens."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from engines.placement import reserve
 from engines.types import Sample
 from trainers.config import DataConfig, RewardConfig, RunConfig
 from trainers.config.algorithm import rollout_function_of
-from trainers.errors import ConfigInvalid, DataInvalid, ModelInvalid
+from trainers.errors import CheckpointInvalid, ConfigInvalid, DataInvalid, ModelInvalid
 from trainers.megatron.group import MegatronTrainer
 from trainers.megatron.hf.config import read_hf_config
+from trainers.megatron.hf.target import check_target
 from trainers.plugins import load_function
 from trainers.plugins.fields import reward_of_set
 from trainers.plugins.run import Plugins, load_plugins
@@ -62,6 +63,9 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
     tokenizer = await asyncio.to_thread(_tokenizer, config.model.hf_checkpoint)
     data, evaluator = await _data(config, tokenizer, run_dir, report, load, plugins)
     config = _counted(config, data, plugins, report)
+    export = Path(config.checkpoint.save_hf or run_dir / "hf")
+    if config.debug.trains and not config.checkpoint.exports_every_save:
+        _check_exports([export], run_id)
     hardware = resolve(config.resources.accelerator, cluster_resources=await asyncio.to_thread(ray.cluster_resources))
 
     async with AsyncExitStack() as stack:
@@ -112,9 +116,10 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
             starting = tasks.create_task(trainer.start()) if trainer is not None else None
         training = engines = None
         if trainer is not None and starting is not None:
-            training = Training(
-                trainer, starting.result(), checkpoints, Path(config.checkpoint.save_hf or run_dir / "hf")
-            )
+            training = Training(trainer, starting.result(), checkpoints, export)
+            if config.checkpoint.exports_every_save:
+                rollouts = range(training.state.next_rollout_id, config.rollout.num_rollouts or 0)
+                await asyncio.to_thread(_check_exports, [training.export_after(number) for number in rollouts], run_id)
             _report_start(report, training.state)
         if fleet is not None:
             client = GenerateClient(
@@ -209,6 +214,15 @@ def _counted(config: RunConfig, data: DataSource | None, plugins: Plugins, repor
         f"{config.rollout.rollout_batch_size} at a time",
     )
     return counted
+
+
+def _check_exports(targets: Iterable[Path], run_id: str) -> None:
+    """Before the first hour of training rather than after the last."""
+    for target in targets:
+        try:
+            check_target(target, run_id)
+        except CheckpointInvalid as error:
+            raise CheckpointInvalid(f"checkpoint.save_hf: {error}") from None
 
 
 def _report_start(report: Reporter, state: TrainerState) -> None:

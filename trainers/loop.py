@@ -151,7 +151,7 @@ async def open_to_requests(run: Run, version: int) -> None:
 async def save(run: Run, training: Training, saving: Saving, rollout_id: int, metrics: Mapping[str, float]) -> None:
     await saving.save(rollout_id, metrics)
     if run.config.checkpoint.exports_every_save:
-        await export(run, training, rollout_id + 1, Path(str(training.export).replace("{rollout_id}", str(rollout_id))))
+        await export(run, training, rollout_id + 1, training.export_after(rollout_id))
 
 
 async def export(run: Run, training: Training, version: int, directory: Path) -> None:

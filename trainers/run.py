@@ -33,6 +33,10 @@ class Training:
     state: TrainerState
     checkpoints: Path
     export: Path
+    """Where to, with ``{rollout_id}`` in it if there is one for every save."""
+
+    def export_after(self, rollout_id: int) -> Path:
+        return Path(str(self.export).replace("{rollout_id}", str(rollout_id)))
 
 
 @dataclass(frozen=True, slots=True)

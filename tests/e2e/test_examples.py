@@ -113,9 +113,12 @@ async def made(context: RolloutContext, n_prompts: int, n_samples: int) -> list[
 
 async def test_the_policy_with_a_calculator_reads_what_it_writes_and_learns_its_own_words(world: World) -> None:
     context = world.context(custom_generate.spec(world.directory))
-    samples = await made(context, 16, 16)
-    used = [sample for sample in samples if sample.metadata["tool_calls"]]
-    assert used, "in 256 samples of random digits and signs, no sum was asked for"
+    samples, used = [], []
+    for _ in range(40):  # a policy of random weights asks for a sum once in some hundred samples
+        samples = await made(context, 16, 16)
+        if used := [sample for sample in samples if sample.metadata["tool_calls"]]:
+            break
+    assert used, "in 10,240 samples of random digits and signs, no sum was asked for"
     for sample in samples:
         world.check(sample)
         response = sample.tokens[-sample.response_length :]

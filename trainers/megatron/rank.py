@@ -71,6 +71,7 @@ class Rank:
         self._timing = Timing(device)
         self._global_batch_size = config.global_batch_size
         self._trained: list[Any] = []
+        self._run_id = run_id
         predecessor = None if begin is None else read_owner(begin.directory)
         self._resumed = begin is not None and written_by(begin, run_id)
         self._keeper = Keeper(run_id, config.checkpoint.keep_last, config.checkpoint.keep_every, predecessor)
@@ -295,7 +296,7 @@ class Rank:
         with megatron_device(self._device):
             if world.is_rank_zero():
                 try:
-                    export_hf(self._hf, self.named_tensors(), directory)
+                    export_hf(self._hf, self.named_tensors(), directory, run_id=self._run_id)
                 except Exception as error:
                     failure = error
             else:

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 # Two-sided 95 % of the normal distribution.
 _Z = 1.959963984540054
 
+ROUNDING = 1e-9
+"""What a sum of weighted rewards may fall short of ``pass_reward`` by."""
+
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     """(mean, half the width of its 95 % confidence interval) of independent ``values``; the half width is NaN for
@@ -48,12 +51,12 @@ def summarize(rewards: Sequence[Sequence[float]], *, pass_reward: float) -> dict
 
     Prompts without a sample count nowhere; for k above a prompt's number of samples the prompt is left out.
     """
-    groups = [group for group in rewards if group]
+    groups, least = [group for group in rewards if group], pass_reward - ROUNDING
     metrics: dict[str, float] = {}
     metrics["reward"], metrics["reward_ci95"] = mean_interval([statistics.fmean(group) for group in groups])
     for k in ks_of(max((len(group) for group in groups), default=0)):
         estimates = [
-            pass_at_k(len(group), sum(reward >= pass_reward for reward in group), k)
+            pass_at_k(len(group), sum(reward >= least for reward in group), k)
             for group in groups
             if len(group) >= k
         ]

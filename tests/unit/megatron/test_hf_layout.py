@@ -8,11 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainers.errors import ModelInvalid, StorageFailed
+from trainers.errors import CheckpointInvalid, ModelInvalid, StorageFailed
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.layout import hf_shapes, layout, shard, unshard
 from trainers.megatron.hf.load import load_hf
+from trainers.megatron.hf.target import OWNER
 
 CONFIG: dict[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -180,11 +181,46 @@ def test_many_files_with_an_index_are_read_back(tmp_path: Path, monkeypatch: pyt
 def test_an_export_replaces_an_older_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     tensors = write_weights(tmp_path / "hf")
     model = read_hf_config(tmp_path / "hf")
-    target = export_hf(model, iter(tensors.items()), tmp_path / "out" / "export")
+    target = export_hf(model, iter(tensors.items()), tmp_path / "out" / "export", run_id="one")
     (target / "stale").write_text("")
-    export_hf(model, iter(tensors.items()), target)
+    export_hf(model, iter(tensors.items()), target, run_id="one")
     assert not (target / "stale").exists()
     assert [path.name for path in target.parent.iterdir()] == ["export"]
+
+
+def test_an_export_replaces_nothing_but_what_its_own_run_exported(tmp_path: Path) -> None:
+    tensors = write_weights(tmp_path / "hf")
+    model = read_hf_config(tmp_path / "hf")
+
+    def refused(target: Path, run_id: str | None) -> str:
+        left, before = iter(tensors.items()), sorted(target.iterdir()) if target.is_dir() else None
+        with pytest.raises(CheckpointInvalid) as caught:
+            export_hf(model, left, target, run_id=run_id)
+        assert list(left) == []
+        assert before == (sorted(target.iterdir()) if target.is_dir() else None)
+        return str(caught.value)
+
+    assert "already holds files that no run exported" in refused(tmp_path / "hf", "one")
+    assert "already holds files that no run exported" in refused(tmp_path, "one")
+    target = export_hf(model, iter(tensors.items()), tmp_path / "one", run_id="one")
+    assert "already holds the export of run one" in refused(target, "two")
+    assert "already holds the export of run one" in refused(target, None)
+    assert "no run exported" in refused(export_hf(model, iter(tensors.items()), tmp_path / "nobodys"), None)
+    (target / OWNER).write_text("[]")
+    assert "whose owner cannot be read" in refused(target, "one")
+    (tmp_path / "file").write_text("")
+    assert "is a file" in refused(tmp_path / "file", "one")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    export_hf(model, iter(tensors.items()), tmp_path / "link", run_id="one")
+    assert (tmp_path / "empty" / "model.safetensors").is_file()
+
+
+def test_an_export_of_an_exported_model_is_its_own_runs(tmp_path: Path) -> None:
+    tensors = write_weights(tmp_path / "hf")
+    first = export_hf(read_hf_config(tmp_path / "hf"), iter(tensors.items()), tmp_path / "one", run_id="one")
+    second = export_hf(read_hf_config(first), iter(tensors.items()), tmp_path / "two")
+    assert not (second / OWNER).exists()
 
 
 def test_an_export_that_cannot_be_written_names_the_directory_and_still_reads_all_tensors(tmp_path: Path) -> None:

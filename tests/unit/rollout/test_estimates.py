@@ -40,7 +40,7 @@ def test_k_goes_up_in_powers_of_two_to_the_number_of_samples() -> None:
 
 
 def test_prompts_count_alike_whatever_their_number_of_samples() -> None:
-    found = summarize([[1.0, 0.0, 0.0, 0.0], [1.0, 1.0], []], pass_reward=1.0)
+    found = summarize([[1.0, 0.0, 0.0, 0.0], [0.6 + 0.3 + 0.1, 1.0], []], pass_reward=1.0)
     assert found["reward"] == pytest.approx((0.25 + 1.0) / 2)
     assert found["pass@1"] == pytest.approx((0.25 + 1.0) / 2)
     assert found["pass@2"] == pytest.approx((1 - math.comb(3, 2) / math.comb(4, 2) + 1.0) / 2)

@@ -76,15 +76,17 @@ def _to_megatron(options: argparse.Namespace, tell: Tell) -> Status:
 
 def _to_hf(options: argparse.Namespace, tell: Tell) -> Status:
     from trainers.megatron.hf.config import read_hf_config
+    from trainers.megatron.hf.target import check_target
     from trainers.megatron.start import checkpoint_of
 
     model = read_hf_config(options.hf_checkpoint)
     checkpoint = checkpoint_of(options.load, options.ckpt_step)
+    check_target(options.save, options.run_id)
     from trainers.megatron.convert import convert
     from trainers.megatron.convert.skeleton import skeleton
 
     with redirect_stdout(io.StringIO()), skeleton(model) as bones:
-        written = convert.megatron_to_hf(model, bones, checkpoint.path, options.save, tell=tell)
+        written = convert.megatron_to_hf(model, bones, checkpoint.path, options.save, run_id=options.run_id, tell=tell)
         checked = convert.check(model, bones, checkpoint.path, written, tell=tell) if options.check else None
     return _end(written, checked, checkpoint.iteration)
 

@@ -21,7 +21,9 @@ from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.layout import Entry, layout, shard, unshard
 from trainers.megatron.hf.load import SafetensorsDirectory, check_names, read_entry
+from trainers.megatron.manifest import MANIFEST, Manifest, digest, files_of
 from trainers.megatron.start import OWNER, RELEASE, TRACKER, read_owner
+from trainers.megatron.storage import write_durably
 
 
 def hf_to_megatron(
@@ -37,7 +39,7 @@ def hf_to_megatron(
         with _alone_in(directory):
             if not _is_own(directory, run_id):
                 _write_release(model, skeleton, directory, run_id, tell)
-            (directory / TRACKER).write_text(RELEASE)
+            write_durably(directory / TRACKER, RELEASE)
     except OSError as error:
         raise StorageFailed(f"the checkpoint in {directory} cannot be written: {error}") from error
     return directory / RELEASE
@@ -77,6 +79,8 @@ def _write_release(model: HFModel, skeleton: Skeleton, directory: Path, run_id: 
             check_names(model, weights.names())
             places = [each for entry in entries for each in _places(entry, model, skeleton, weights, progress)]
             write_checkpoint(staging, places, _objects(skeleton))
+        manifest = Manifest(run_id or "", 0, tuple(digest(staging, files_of(staging))))
+        write_durably(staging / MANIFEST, manifest.to_json())
         if run_id is not None:
             (directory / OWNER).write_text(json.dumps({"run": run_id}))
         staging.rename(directory / RELEASE)
@@ -127,13 +131,19 @@ def _shape(entry: Entry, model: HFModel, skeleton: Skeleton) -> tuple[int, ...]:
 
 
 def megatron_to_hf(
-    model: HFModel, skeleton: Skeleton, checkpoint: Path, directory: Path, *, tell: Tell = to_stderr
+    model: HFModel,
+    skeleton: Skeleton,
+    checkpoint: Path,
+    directory: Path,
+    *,
+    run_id: str | None = None,
+    tell: Tell = to_stderr,
 ) -> Path:
     """Write the weights of ``checkpoint``, saved under any layout, in the dtype of ``model``'s config, with the other
     files of its directory. Raises CheckpointInvalid or StorageFailed."""
     with CheckpointFile(checkpoint) as stored:
         progress = Progress("written", len(layout(model)), tell)
-        return export_hf(model, _from_megatron(model, skeleton, stored, progress), directory)
+        return export_hf(model, _from_megatron(model, skeleton, stored, progress), directory, run_id=run_id)
 
 
 def _from_megatron(

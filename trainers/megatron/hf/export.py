@@ -16,28 +16,36 @@ from trainers.megatron.hf.architecture import HFModel
 from trainers.megatron.hf.layout import layout
 from trainers.megatron.hf.load import INDEX, SINGLE, SafetensorsDirectory, untrained_names
 from trainers.megatron.hf.safetensors_file import SafetensorsFile, Slot
+from trainers.megatron.hf.target import OWNER, check_target, owner_text
 
 FILE_BYTES = 4 << 30
+COMPANIONS = (".json", ".jinja", ".txt", ".model", ".py")
 
 
-def export_hf(model: HFModel, named_tensors: Iterable[tuple[str, Tensor]], directory: Path) -> Path:
+def export_hf(
+    model: HFModel, named_tensors: Iterable[tuple[str, Tensor]], directory: Path, *, run_id: str | None = None
+) -> Path:
     """Write weights in the dtype of the model's config, its config and its tokenizer files to ``directory``, and with
     them the tensors of the model's own directory that are not trained.
 
     ``named_tensors``, in any order, is always read to its end: other ranks take part in producing it. One is held at a
-    time. What was in ``directory`` is replaced in one step. Raises StorageFailed, naming the directory; nothing
-    half-written is left under its name.
+    time. An export that the same run wrote to ``directory`` is replaced in one step. Raises CheckpointInvalid where
+    anything else lies there, and StorageFailed; nothing half-written is left under its name.
     """
     tensors = iter(named_tensors)
-    partial = directory.parent / f".{directory.name}.partial-{uuid.uuid4().hex[:8]}"
+    target = directory.resolve()
+    partial = target.parent / f".{target.name}.partial-{uuid.uuid4().hex[:8]}"
     try:
+        check_target(target, run_id)
         partial.mkdir(parents=True)
         _copy_companions(model.directory, partial)
+        if run_id is not None:
+            (partial / OWNER).write_text(owner_text(run_id))
         with ExitStack() as stack:
             has_weights = any((model.directory / name).is_file() for name in (INDEX, SINGLE))
             originals = stack.enter_context(SafetensorsDirectory(model.directory)) if has_weights else None
             _write_weights(chain(tensors, _untrained(model, originals)), partial, weight_slots(model, originals))
-        _swap(partial, directory)
+        _swap(partial, target)
     except OSError as error:
         raise StorageFailed(f"the Hugging Face export to {directory} failed: {error}") from error
     finally:
@@ -72,7 +80,7 @@ def _untrained(model: HFModel, originals: SafetensorsDirectory | None) -> Iterat
 def _copy_companions(source: Path, target: Path) -> None:
     """Everything but the weights: config, generation config, tokenizer, chat template."""
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model", ".py") and path.name != INDEX:
+        if path.is_file() and path.suffix in COMPANIONS and path.name not in (INDEX, OWNER):
             shutil.copyfile(path, target / path.name)
 
 

@@ -49,7 +49,7 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     sampling = draft.get("rollout.sampling", {}) | _overrides(given)
     draft.set("eval.interval", given[interval], interval)
     if any(flag in given for flag in _SAMPLING):
-        for name, value in sampling.items():
+        for name, value in _greedy(sampling).items():
             draft.set(f"eval.sampling.{name}", value, *(flag for flag, its in _SAMPLING.items() if its == name))
     if "--n-samples-per-eval-prompt" in given:
         draft.set("eval.n_samples_per_prompt", given["--n-samples-per-eval-prompt"], "--n-samples-per-eval-prompt")
@@ -78,8 +78,7 @@ def _sets(given: Given, draft: Draft, sampling: dict[str, Any], files: Mapping[s
 
 
 def _overrides(given: Given) -> dict[str, Any]:
-    found: dict[str, Any] = {name: given[flag] for flag, name in _SAMPLING.items() if flag in given}
-    return _greedy(found)
+    return {name: given[flag] for flag, name in _SAMPLING.items() if flag in given}
 
 
 def _greedy(sampling: dict[str, Any]) -> dict[str, Any]:
@@ -99,20 +98,28 @@ def _pairs(given: Given) -> list[dict[str, Any]]:
 def _from_file(given: Given, sampling: dict[str, Any], files: Mapping[str, str]) -> list[dict[str, Any]]:
     path = given["--eval-config"]
     content = read_yaml(path, files)
-    section = content.get("eval", content)
-    if not isinstance(section, dict):
-        raise ValueError(f"{path}: 'eval' is no mapping")
-    config = cast("dict[str, Any]", section)
-    defaults: dict[str, Any] = config.get("defaults") or {}
+    config = _mapping(content.get("eval", content), f"{path}: eval")
+    defaults = _mapping(config.get("defaults") or {}, f"{path}: eval.defaults")
     datasets: Any = config.get("datasets") or []
     if isinstance(datasets, dict):
-        named = cast("dict[str, Any]", datasets)
-        datasets = [
-            {"name": name, **(value if isinstance(value, dict) else {"path": value})} for name, value in named.items()
-        ]
-    return [
-        _one(f"{path}: eval.datasets[{index}]", defaults | each, given, sampling) for index, each in enumerate(datasets)
-    ]
+        named = _mapping(cast("Any", datasets), f"{path}: eval.datasets")
+        datasets = [{"name": name, **(each if isinstance(each, dict) else {"path": each})} for name, each in named.items()]
+    if not isinstance(datasets, list):
+        raise ValueError(f"{path}: eval.datasets is {datasets!r}: expected a list of sets, or a mapping of their names")
+    sets: list[dict[str, Any]] = []
+    for index, each in enumerate(cast("list[Any]", datasets)):
+        where = f"{path}: eval.datasets[{index}]"
+        sets.append(_one(where, defaults | _mapping(each, where), given, sampling))
+    return sets
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is {value!r}: expected a mapping")
+    for key in cast("dict[Any, Any]", value):
+        if not isinstance(key, str):
+            raise ValueError(f"{where} has the key {key!r}: expected names")
+    return cast("dict[str, Any]", value)
 
 
 def _one(where: str, told: dict[str, Any], given: Given, sampling: dict[str, Any]) -> dict[str, Any]:
@@ -128,7 +135,10 @@ def _one(where: str, told: dict[str, Any], given: Given, sampling: dict[str, Any
         if name in own and not isinstance(own[name], list):
             own[name] = [own[name]]
     if own:
-        found["sampling"] = sampling | _greedy(own)
+        found["sampling"] = _greedy(sampling | own)
+    for key in _SET_REWARD:
+        if not isinstance(told.get(key) or "", str):
+            raise ValueError(f"{where}: {key} is {told[key]!r}: expected text")
     if told.get("custom_rm_path"):
         found["reward"] = {"type": "custom", "function": told["custom_rm_path"]}
     elif told.get("rm_type"):

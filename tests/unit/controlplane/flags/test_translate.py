@@ -328,6 +328,35 @@ eval:
     assert "eval.datasets[1]: 'stopp' is not supported" in wrong.errors[0].message
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("eval: [1]", "/e.yaml: eval is [1]: expected a mapping"),
+        ("eval: {defaults: 3, datasets: []}", "/e.yaml: eval.defaults is 3: expected a mapping"),
+        ("eval: {datasets: here}", "/e.yaml: eval.datasets is 'here': expected a list of sets"),
+        ("eval: {datasets: [here]}", "/e.yaml: eval.datasets[0] is 'here': expected a mapping"),
+        ("eval: {datasets: [{1: 2, name: a, path: b}]}", "/e.yaml: eval.datasets[0] has the key 1: expected names"),
+        ("eval: {datasets: {7: /a}}", "/e.yaml: eval.datasets has the key 7: expected names"),
+        ("eval: {datasets: {a: 7}}", "/e.yaml: eval.datasets[0] needs a name and a path"),
+        ("eval: {datasets: [{name: a, path: b, rm_type: 3}]}", "/e.yaml: eval.datasets[0]: rm_type is 3"),
+        ("eval: {datasets: [{name: a, path: b, custom_rm_path: 3}]}", "/e.yaml: eval.datasets[0]: custom_rm_path is 3"),
+    ],
+)
+def test_an_eval_config_of_another_shape_is_refused_by_its_key(text: str, says: str) -> None:
+    (error,) = run("--eval-interval", "5", "--eval-config", "/e.yaml", files={"/e.yaml": text}).errors
+    assert says in error.message
+
+
+def test_a_set_that_samples_by_its_own_temperature_is_not_greedy_where_the_others_are() -> None:
+    text = "eval: {datasets: [{name: a, path: /a, temperature: 0.7}, {name: b, path: /b}]}"
+    words = ("--eval-interval", "5", "--eval-config", "/e.yaml", "--eval-temperature", "0")
+    found = spec(*words, files={"/e.yaml": text})["eval"]
+    assert (found["sampling"]["temperature"], found["sampling"]["top_k"]) == (1.0, 1)
+    first, second = found["sets"]
+    assert (first["sampling"]["temperature"], first["sampling"]["top_k"]) == (0.7, -1)
+    assert second["sampling"] is None
+
+
 def test_functions_of_the_users_go_to_their_doors_and_slimes_own_mean_the_shipped_ones() -> None:
     found = spec(
         *("--rollout-function-path", "mine.rollout", "--data-source-path", "mine.Source", "--custom-config-path"),
