@@ -191,6 +191,27 @@ def test_checkpoints_that_are_there_are_not_written_over(small: tuple[Path, Path
     assert said == f"error: {megatron} already holds checkpoints: choose another directory"
 
 
+def test_a_release_whose_bytes_changed_is_refused_by_the_name_of_the_file(
+    small: tuple[Path, Path], pool: RankPool
+) -> None:
+    hf, megatron = small
+    damaged = next((megatron / "release").glob("*.distcp"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    said = rf"CheckpointInvalid.*{damaged.name} is not what was saved: its SHA-256 differs; convert it again"
+    with pytest.raises(AssertionError, match=said):
+        pool.run(Examine(run_config(hf, {}), forward=False, begin=Checkpoint(megatron, None)))
+
+
+def test_an_export_goes_where_nothing_lies(small: tuple[Path, Path], pool: RankPool) -> None:
+    hf, megatron = small
+    before = {path.name: path.stat().st_mtime_ns for path in hf.iterdir()}
+    said = refused(pool, "megatron-to-hf", "--load", megatron, "--hf-checkpoint", hf, "--save", hf)
+    assert said == f"error: {hf} already holds files that no run exported: choose another directory, or empty it"
+    assert {path.name: path.stat().st_mtime_ns for path in hf.iterdir()} == before
+
+
 def test_a_comparison_names_the_tensor_that_differs(small: tuple[Path, Path], pool: RankPool, tmp_path: Path) -> None:
     hf, megatron = small
     back = tmp_path / "back"

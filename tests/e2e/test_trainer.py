@@ -275,6 +275,27 @@ def test_the_learning_rate_warms_up_and_decays_by_optimizer_steps(
     assert rates == pytest.approx([(a + b) / 2 for a, b in zip(steps[::2], steps[1::2], strict=True)], rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("style", "options", "expected"),
+    [
+        ("inverse-square-root", {}, [(2 / step) ** 0.5 if step > 2 else step / 2 for step in range(8)]),
+        (
+            "WSD",
+            {"lr_wsd_decay_iters": 4, "lr_wsd_decay_style": "linear"},
+            [0.0, 0.5, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25],
+        ),
+    ],
+)
+def test_further_schedules_are_megatrons(
+    style: str, options: dict[str, Any], expected: list[float], models: dict[str, Path]
+) -> None:
+    trainer = {"lr_decay_style": style, "lr": 1e-3, "lr_warmup_steps": 2, "megatron": options}
+    config = run_config(models["llama"], trainer=trainer)  # 8 rollouts of one step
+    with single_rank(config) as rank:
+        rates = [rank.step(make_batch(config, rollout_id)).metrics["lr"] for rollout_id in range(8)]
+    assert rates == pytest.approx([1e-3 * each for each in expected], rel=1e-6)
+
+
 @pytest.mark.parametrize("name", list(MODELS))
 def test_weights_go_through_megatron_and_back_bit_for_bit(name: str, models: dict[str, Path], tmp_path: Path) -> None:
     with single_rank(run_config(models[name])) as rank:
@@ -584,6 +605,9 @@ class TestArguments:
             ({"overlap_grad_reduce": 1}, "must be true or false"),
             ({"lr_decay_iters": True}, "takes a value, not true"),
             ({"recompute_granularity": "full"}, "Megatron refuses these options"),
+            ({"optimizer": "sgd"}, "optimizer = 'sgd': the distributed optimizer shards Adam's state alone"),
+            ({"lr_decay_iters": 0}, "lr_decay_iters is 0: give at least 1 step"),
+            ({"data_parallel_random_init": True}, "data_parallel_random_init = True is not supported"),
         ],
     )
     def test_a_wrong_option_is_refused_by_name(
@@ -591,6 +615,38 @@ class TestArguments:
     ) -> None:
         with pytest.raises(ConfigInvalid, match=message):
             self.parsed(models, **options)
+
+    @pytest.mark.parametrize(
+        ("trainer", "options", "message"),
+        [
+            ({"lr_warmup_steps": 8}, {}, r"trainer\.lr_warmup_steps is 8, and must be below the 8 steps"),
+            ({"lr_warmup_steps": 2}, {"lr_decay_iters": 2}, "below the 2 steps that trainer.megatron.lr_decay_iters"),
+            ({"lr_decay_style": "WSD"}, {"lr_wsd_decay_iters": 9}, "lr_wsd_decay_iters is 9, and must be 1 to the 8"),
+        ],
+    )
+    def test_a_schedule_that_does_not_fit_the_run_is_refused_by_its_field(
+        self, trainer: dict[str, Any], options: dict[str, Any], message: str, models: dict[str, Path]
+    ) -> None:
+        with pytest.raises(ConfigInvalid, match=message):
+            self.parsed(models, trainer=trainer, **options)
+
+    def test_options_of_the_process_groups_reach_them(
+        self, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        seen: dict[str, Any] = {}
+
+        def initialize(*sizes: Any, **options: Any) -> None:
+            seen.update(options)
+            raise RuntimeError("seen")
+
+        monkeypatch.setattr("trainers.megatron.world.parallel_state.initialize_model_parallel", initialize)
+        options = {"high_priority_stream_groups": ["dp"], "nccl_communicator_config_path": "/n.yaml"}
+        with (
+            pytest.raises(RuntimeError, match="seen"),
+            single_rank(run_config(models["llama"], trainer={"megatron": options})),
+        ):
+            pass
+        assert {name: seen[name] for name in options} == options
 
     def test_a_tensor_parallel_size_that_does_not_fit_the_model_is_refused(self, models: dict[str, Path]) -> None:
         with pytest.raises(ConfigInvalid, match=r"\(4\) must divide the model's num_key_value_heads \(2\)"):

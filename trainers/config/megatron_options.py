@@ -10,6 +10,7 @@ OWNED_MEGATRON_OPTIONS: dict[str, str] = {
     "ckpt_step": "checkpoint.ckpt_step",
     "ckpt_format": "checkpoint.format",
     "finetune": "checkpoint.finetune",
+    "pretrained_checkpoint": "checkpoint.load",
     "async_save": "checkpoint.async_save",
     "hf_checkpoint": "model.hf_checkpoint",
     "global_batch_size": "trainer.global_batch_size",
@@ -114,6 +115,8 @@ UNSUPPORTED_MEGATRON_OPTIONS: dict[str, Any] = {
     "softmax_type": "vanilla",
     "apply_layernorm_1p": False,
     "rotary_seq_len_interpolation_factor": None,
+    "data_parallel_random_init": False,
+    "moe_use_upcycling": False,
 }
 """Each with the only value that it takes."""
 
@@ -154,6 +157,7 @@ IDLE_MEGATRON_OPTIONS: dict[str, str] = {
         ),
         "with checkpoint.async_save a thread of each rank writes",
     ),
+    "tp_comm_overlap_cfg": "it needs Transformer Engine",
     "attention_softmax_in_fp32": "the kernels accumulate in float32 anyway",
     **dict.fromkeys(("moe_permute_fusion", "moe_grouped_gemm"), "it needs Transformer Engine"),
     "check_for_nan_in_loss_and_grad": "a loss or gradient that is not finite ends the job in any case",
@@ -167,6 +171,13 @@ IDLE_MEGATRON_OPTIONS: dict[str, str] = {
             *("iterations_to_skip", "result_rejected_tracker_filename"),
             *("save_retain_interval", "exit_on_missing_checkpoint"),
             *("auto_detect_ckpt_format", "use_checkpoint_args", "non_persistent_save_interval"),
+            *("save_activations_interval", "save_dgrads_interval", "save_params_interval", "save_wgrads_interval"),
+            *("save_tokens_per_expert_interval", "ckpt_convert_format", "ckpt_convert_save"),
+            *("ckpt_convert_update_legacy_dist_opt_format", "distributed_timeout_seconds_after_init"),
+            *("flight_recorder_dump_on_timeout", "flight_recorder_dump_path", "flight_recorder_extra_dump_on_exec"),
+            *("flight_recorder_include_only_active", "flight_recorder_include_stack_trace"),
+            *("flight_recorder_trace_buffer_size", "align_grad_reduce", "dump_param_to_param_group_map"),
+            *("override_ckpt_iteration", "moe_upcycling_granularity"),
         ),
         _OWN_LOOP,
     ),

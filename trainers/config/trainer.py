@@ -26,7 +26,9 @@ class TrainerConfig(Section):
     seed: int = 1234
     lr: Annotated[float, Field(gt=0)] = 1e-6
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    lr_decay_style: Literal["constant", "linear", "cosine"] = "constant"
+    lr_decay_style: Literal["constant", "linear", "cosine", "inverse-square-root", "WSD"] = "constant"
+    """``WSD`` keeps the learning rate after its warm-up, and lets it fall over the last ``megatron.lr_wsd_decay_iters``
+    steps, as ``megatron.lr_wsd_decay_style`` says."""
     lr_warmup_steps: Annotated[int, Field(ge=0)] = 0
     lr_warmup_fraction: Annotated[float, Field(ge=0, lt=1)] | None = None
     """In place of ``lr_warmup_steps``: this part of the steps over which the learning rate decays, all of the run's
@@ -97,6 +99,12 @@ class TrainerConfig(Section):
             raise ValueError("max_tokens_per_gpu only applies when use_dynamic_batch_size is true")
         if self.lr_warmup_fraction is not None and self.lr_warmup_steps:
             raise ValueError("give either lr_warmup_steps or lr_warmup_fraction")
+        if self.min_lr > self.lr:
+            raise ValueError(f"min_lr ({self.min_lr:g}) is above lr ({self.lr:g})")
+        if self.lr_decay_style == "WSD" and self.megatron.get("lr_wsd_decay_iters") is None:
+            raise ValueError(
+                "lr_decay_style WSD decays over megatron.lr_wsd_decay_iters steps at the end: set that too"
+            )
         if (self.num_virtual_stages_per_pipeline_rank or 1) > 1 and self.pipeline_model_parallel_size == 1:
             raise ValueError("num_virtual_stages_per_pipeline_rank needs pipeline_model_parallel_size above 1")
         return self

@@ -51,6 +51,7 @@ def megatron_arguments(
     given = user_options(config.trainer.megatron, system=system, architecture=architecture, provider=provider)
     options = _defaults(config, model, device) | given.options | system
     args = parse_options(options, rank=rank, world_size=world_size, device=device, provider=provider)
+    _check_optimizer(config, args)
     notices = given.notices
     if config.trainer.sequence_parallel and config.trainer.tensor_model_parallel_size == 1:
         notices = [*notices, "trainer.sequence_parallel has no effect: trainer.tensor_model_parallel_size is 1"]
@@ -113,7 +114,7 @@ def _system_options(config: RunConfig, device: DeviceType) -> dict[str, Any]:
         "lr": trainer.lr,
         "min_lr": trainer.min_lr,
         "lr_decay_style": trainer.lr_decay_style,
-        "lr_warmup_iters": trainer.lr_warmup_steps,
+        "lr_warmup_iters": 0 if config.evaluates_alone else trainer.lr_warmup_steps,
         "lr_warmup_fraction": trainer.lr_warmup_fraction,
         "weight_decay": trainer.weight_decay,
         "adam_beta1": trainer.adam_beta1,
@@ -188,6 +189,30 @@ def _check_parallel(config: RunConfig, model: HFModel) -> None:
     ):
         if count % size:
             raise ConfigInvalid(f"trainer.{field} ({size}) must divide the model's {what} ({count})")
+
+
+def _check_optimizer(config: RunConfig, args: argparse.Namespace) -> None:
+    """What Megatron only finds when it builds the optimizer and its schedule, and says by a bare assertion."""
+    run = f"rollout.num_rollouts × optimizer steps each = {args.train_iters}"
+    steps, over = args.train_iters, f"the whole run has ({run})"
+    if args.lr_decay_iters is not None:
+        steps, over = args.lr_decay_iters, "trainer.megatron.lr_decay_iters says"
+    if steps < 1:
+        raise ConfigInvalid(f"trainer.megatron.lr_decay_iters is {steps}: give at least 1 step")
+    if args.lr_warmup_iters >= steps:
+        raise ConfigInvalid(
+            f"trainer.lr_warmup_steps is {args.lr_warmup_iters}, and must be below the {steps} steps that {over}"
+        )
+    if args.lr_decay_style == "WSD" and not 0 < args.lr_wsd_decay_iters <= steps:
+        raise ConfigInvalid(
+            f"trainer.megatron.lr_wsd_decay_iters is {args.lr_wsd_decay_iters}, and must be 1 to the {steps} steps "
+            f"that {over}"
+        )
+    if args.use_distributed_optimizer and args.optimizer != "adam":
+        raise ConfigInvalid(
+            f"trainer.megatron.optimizer = {args.optimizer!r}: the distributed optimizer shards Adam's state alone; "
+            "set trainer.megatron.use_distributed_optimizer to false too"
+        )
 
 
 @contextmanager

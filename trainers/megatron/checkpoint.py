@@ -176,7 +176,8 @@ def _verify(checkpoint: Checkpoint) -> None:
     said: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(said, damage(checkpoint.path, found.files[dist.get_rank() :: dist.get_world_size()]))
     if wrong := next((text for text in said if text is not None), None):
-        raise CheckpointInvalid(f"{checkpoint.path} is damaged: {wrong}; take an earlier one with checkpoint.ckpt_step")
+        remedy = "convert it again" if checkpoint.iteration is None else "take an earlier one with checkpoint.ckpt_step"
+        raise CheckpointInvalid(f"{checkpoint.path} is damaged: {wrong}; {remedy}")
 
 
 @contextlib.contextmanager

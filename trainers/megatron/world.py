@@ -43,6 +43,8 @@ def join(args: argparse.Namespace, *, init_method: str | None, timeout_s: float)
         args.tensor_model_parallel_size,
         args.pipeline_model_parallel_size,
         args.virtual_pipeline_model_parallel_size,
+        pipeline_model_parallel_comm_backend=args.pipeline_model_parallel_comm_backend,
+        use_sharp=args.use_sharp,
         context_parallel_size=args.context_parallel_size,
         expert_model_parallel_size=args.expert_model_parallel_size,
         expert_tensor_parallel_size=args.expert_tensor_parallel_size,
@@ -50,6 +52,9 @@ def join(args: argparse.Namespace, *, init_method: str | None, timeout_s: float)
         order="tp-cp-ep-pp-dp" if args.use_tp_pp_dp_mapping else "tp-cp-ep-dp-pp",
         create_gloo_process_groups=args.use_gloo_process_groups,
         distributed_timeout_minutes=args.distributed_timeout_minutes,
+        nccl_communicator_config_path=args.nccl_communicator_config_path,
+        high_priority_stream_groups=args.high_priority_stream_groups,
+        sharp_enabled_group=args.sharp_enabled_group,
     )
     # Its checks belong to Megatron's own training loop, and fail outside it.
     initialize_rerun_state_machine(mode=RerunMode.DISABLED)

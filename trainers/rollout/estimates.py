@@ -56,9 +56,7 @@ def summarize(rewards: Sequence[Sequence[float]], *, pass_reward: float) -> dict
     metrics["reward"], metrics["reward_ci95"] = mean_interval([statistics.fmean(group) for group in groups])
     for k in ks_of(max((len(group) for group in groups), default=0)):
         estimates = [
-            pass_at_k(len(group), sum(reward >= least for reward in group), k)
-            for group in groups
-            if len(group) >= k
+            pass_at_k(len(group), sum(reward >= least for reward in group), k) for group in groups if len(group) >= k
         ]
         metrics[f"pass@{k}"], metrics[f"pass@{k}_ci95"] = mean_interval(estimates)
     return metrics

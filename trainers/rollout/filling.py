@@ -149,7 +149,7 @@ class Filler:
             among.discard(task)
 
     async def _generate(self, sample: Sample) -> list[Sample]:
-        sampling = sampling_of(sample, self._sampling)
+        sampling = sampling_of(sample, self._sampling, evaluating=self._context.evaluating)
         generate = self._context.doors.generate
         before = _copy(sample) if generate is not None else sample
         context = self._context  # an evaluation that left out what is late would measure the quick ones
@@ -277,16 +277,17 @@ def _rest(sampling: SamplingConfig, spent: int) -> SamplingConfig:
     return sampling.model_copy(update={"min_new_tokens": max(0, sampling.min_new_tokens - spent)})
 
 
-def sampling_of(sample: Sample, sampling: SamplingConfig) -> SamplingConfig:
+def sampling_of(sample: Sample, sampling: SamplingConfig, *, evaluating: bool = False) -> SamplingConfig:
     """``sampling`` with what the sample's metadata says under ``sampling_params``. Raises DataInvalid for what is no
-    sampling parameter, and for a temperature: the trainer computes log-probabilities with one for all."""
+    sampling parameter, and for a temperature of what is trained on: the trainer computes log-probabilities with one for
+    all."""
     own: Any = sample.metadata.get(SAMPLING)
     if own is None:
         return sampling
     where = f"sample {sample.index}: metadata[{SAMPLING!r}]"
     if not isinstance(own, dict):
         raise DataInvalid(f"{where} is {type(own).__name__}, expected an object of sampling parameters")
-    if "temperature" in own:
+    if "temperature" in own and not evaluating:
         raise DataInvalid(f"{where} sets a temperature, which all samples share: set rollout.sampling.temperature")
     told: dict[str, Any] = sampling.model_dump() | own
     try:

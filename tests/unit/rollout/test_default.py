@@ -24,7 +24,7 @@ from trainers.errors import DataInvalid, RolloutFailed
 from trainers.rollout import filling
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.default import generate_rollout
-from trainers.rollout.filling import Filler
+from trainers.rollout.filling import Filler, sampling_of
 from trainers.rollout.protocols import RolloutContext, RolloutDoors
 from trainers.rollout.rewards import Reward
 from trainers.rollout.rewards.verdict import Verdict
@@ -181,6 +181,8 @@ async def test_a_sample_may_have_sampling_parameters_of_its_own_but_no_temperatu
         Short.metadata = {"sampling_params": own}
         with pytest.raises(DataInvalid, match=words):
             await generate_rollout(context(Engine(), data=Buffer(Short())), 0)
+    warm = Sample(0, 0, "p", metadata={"sampling_params": {"temperature": 0.5}})
+    assert sampling_of(warm, SamplingConfig(), evaluating=True).temperature == 0.5
 
 
 async def test_a_generate_function_may_make_siblings_and_they_are_judged_too() -> None:

@@ -103,7 +103,9 @@ def _from_file(given: Given, sampling: dict[str, Any], files: Mapping[str, str])
     datasets: Any = config.get("datasets") or []
     if isinstance(datasets, dict):
         named = _mapping(cast("Any", datasets), f"{path}: eval.datasets")
-        datasets = [{"name": name, **(each if isinstance(each, dict) else {"path": each})} for name, each in named.items()]
+        datasets = [
+            {"name": name, **(each if isinstance(each, dict) else {"path": each})} for name, each in named.items()
+        ]
     if not isinstance(datasets, list):
         raise ValueError(f"{path}: eval.datasets is {datasets!r}: expected a list of sets, or a mapping of their names")
     sets: list[dict[str, Any]] = []

@@ -130,7 +130,12 @@ FLAGS = (
 OPTIMIZER = (
     maps("--lr", FLOAT, "trainer.lr", 1e-6),
     maps("--min-lr", FLOAT, "trainer.min_lr", 0.0),
-    maps("--lr-decay-style", one_of("constant", "linear", "cosine"), "trainer.lr_decay_style", "linear"),
+    maps(
+        "--lr-decay-style",
+        one_of("constant", "linear", "cosine", "inverse-square-root", "WSD"),
+        "trainer.lr_decay_style",
+        "linear",
+    ),
     maps("--lr-warmup-iters", INT, "trainer.lr_warmup_steps", 0),
     maps("--lr-warmup-fraction", FLOAT, "trainer.lr_warmup_fraction"),
     refused("--lr-warmup-samples", INT, "not supported: use --lr-warmup-iters or --lr-warmup-fraction"),
