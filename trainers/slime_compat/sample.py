@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -167,12 +168,22 @@ def from_slime(
     def wrong(what: str) -> RolloutFailed:
         return RolloutFailed(f"{name}, sample {original.index}: {what}")
 
-    count = made.response_length
-    if not 0 <= count <= len(made.tokens):
-        raise wrong(f"response_length is {count}, and there are {len(made.tokens)} tokens, the prompt's among them")
+    try:
+        tokens, count = [operator.index(each) for each in made.tokens], operator.index(made.response_length)
+        status = SampleStatus(getattr(made.status, "value", made.status))
+    except (TypeError, ValueError) as error:
+        raise wrong(
+            f"tokens, response_length and status are token ids, a number and a Sample.Status: {error}"
+        ) from None
+    if not tokens and not count:
+        tokens = original.prompt_tokens  # it gave up before the first token
+    if not 0 <= count <= len(tokens):
+        raise wrong(f"response_length is {count}, and there are {len(tokens)} tokens, the prompt's among them")
     mask = [1] * count if made.loss_mask is None else list(made.loss_mask)
     if len(mask) != count:
         raise wrong(f"loss_mask has {len(mask)} entries for response_length {count}")
+    if not {0, 1}.issuperset(mask):
+        raise wrong("loss_mask holds something other than 0 and 1: a token is trained on, or not")
     if getattr(made, "remove_sample", False):
         mask = [0] * count
     log_probs = getattr(made, "rollout_log_probs", None)
@@ -185,21 +196,24 @@ def from_slime(
         log_probs = [0.0] * count
     if len(log_probs) != count:
         raise wrong(f"rollout_log_probs has {len(log_probs)} entries for response_length {count}")
-    status = SampleStatus(made.status.value)
+    try:
+        log_probs = [float(value) for value in log_probs]
+    except (TypeError, ValueError) as error:
+        raise wrong(f"rollout_log_probs: {error}") from None
     if status is SampleStatus.PENDING and count:
         status = SampleStatus.COMPLETED
     return dataclasses.replace(
         original,
-        tokens=list(made.tokens),
-        response=made.response,
+        tokens=list(tokens),
+        response=made.response or "",
         response_length=count,
         label=made.label,
         reward=number_of(made.reward, name=name, index=original.index, reward_key=reward_key),
         loss_mask=[int(bit) for bit in mask],
-        rollout_log_probs=[float(value) for value in log_probs],
+        rollout_log_probs=log_probs,
         weight_versions=_versions(getattr(made, "weight_versions", ()), count, original, weight_version),
         status=status,
-        metadata=made.metadata,
+        metadata=made.metadata or {},
         session_id=getattr(made, "session_id", None),
         trajectory_index=original.trajectory_index if (shared := getattr(made, "rollout_id", None)) is None else shared,
     )

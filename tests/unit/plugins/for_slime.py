@@ -76,6 +76,11 @@ async def bad_mask(args: Any, sample: Sample, sampling_params: dict[str, Any]) -
     return sample
 
 
+async def gives_up(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> Sample:
+    sample.status = Sample.Status.ABORTED
+    return sample
+
+
 async def tells_its_sampling(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> Sample:
     sample.metadata = {"given": sampling_params, "jobs": GenerateState(args).sampling_params}
     return sample

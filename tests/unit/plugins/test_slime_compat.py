@@ -13,6 +13,7 @@ from aiohttp.test_utils import TestServer
 from engines.config import SamplingConfig
 from engines.types import Sample, SampleStatus
 from tests.unit.plugins.test_check import SLIME, USERS, config
+from trainers.batch import build_train_batch
 from trainers.config import RunConfig
 from trainers.errors import RolloutFailed
 from trainers.plugins.call import call
@@ -438,6 +439,40 @@ def test_a_sample_comes_back_as_it_went() -> None:
     sample.weight_versions, sample.status, sample.reward = [3, 4], SampleStatus.ABORTED, 0.25
     assert from_slime(to_slime(sample), sample, name="f", weight_version=9, needs_log_probs=True) == sample
     assert SlimeSample.from_dict(to_slime(sample).to_dict()) == to_slime(sample)
+
+
+async def test_a_sample_that_was_given_up_before_its_first_token_keeps_its_prompt_and_its_place_in_the_batch() -> None:
+    plugins, run = using("custom_generate_function", f"{SLIME}:gives_up")
+    assert plugins.doors.generate is not None
+    [sample] = await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)  # type: ignore[misc]
+    assert (sample.status, sample.tokens, sample.response_length) == (SampleStatus.ABORTED, [97, 98], 0)
+    learnt = Sample(4, 1, "ab", [97, 98, 5], "x", 1, None, 1.0, [1], SampleStatus.COMPLETED, {}, [-1.0], [5])
+    sizes = {"global_batch_size": 2, "data_parallel_size": 1, "micro_batch_size": 2}
+    batch = build_train_batch(0, [[sample, learnt]], run.algorithm, **sizes)
+    assert [each.loss_mask.tolist() for each in batch.samples] == [[0.0], [1.0]]
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"tokens": None}, r".*'NoneType' object is not iterable"),
+        ({"tokens": ["a", 1]}, r".*'str' object cannot be interpreted"),
+        ({"response_length": 1.0}, r".*'float' object cannot be interpreted"),
+        ({"response_length": 3}, r"response_length is 3, and there are 2 tokens"),
+        ({"status": "done"}, r".*'done' is not a valid"),
+        ({"loss_mask": [0.5]}, r"loss_mask holds something other than 0 and 1"),
+        ({"rollout_log_probs": [None]}, r"rollout_log_probs: float\(\) argument"),
+        ({"rollout_log_probs": []}, r"rollout_log_probs has 0 entries for response_length 1"),
+    ],
+)
+def test_a_sample_that_contradicts_itself_is_told_by_the_function_and_the_attribute(
+    changed: dict[str, Any], said: str
+) -> None:
+    made = SlimeSample(index=3, tokens=[97, 5], response_length=1, status=SlimeSample.Status.COMPLETED)  # type: ignore[attr-defined]
+    for name, value in changed.items():
+        setattr(made, name, value)
+    with pytest.raises(RolloutFailed, match=f"^f, sample 3: {said}"):
+        from_slime(made, sampled(), name="f", weight_version=1, needs_log_probs=False)
 
 
 def test_an_error_of_a_filter_is_told_with_its_name() -> None:
