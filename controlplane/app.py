@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 
 from controlplane import failures
 from controlplane.auth import API_KEY_SCHEME, ApiKeyGate, AttemptTokens
+from controlplane.bodies import BodyLimit
 from controlplane.checkpoints.endpoints import checkpoints_router
 from controlplane.cluster.base import Cluster, ClusterUnavailable
 from controlplane.db import Database
@@ -98,6 +99,7 @@ def create_app(
         generate_unique_id_function=_operation_id,
     )
     failures.install(app)
+    app.add_middleware(BodyLimit)
     app.add_middleware(ApiKeyGate, api_key=api_key)
     with_key: dict[str, Any] = {"responses": _ERRORS}
     manifests = Manifests.load(manifests_directory(settings.home))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
+import orjson
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, text
@@ -68,7 +69,10 @@ def create_engine(database_url: str, **options: Any) -> AsyncEngine:
     async def creator() -> Any:
         return await connect(database_url)
 
-    return create_async_engine("postgresql+asyncpg://", async_creator=creator, **options)
+    # Postgres says 1e30 as an integer of 31 digits. The standard library reads that as one, which nothing writes again.
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=creator, json_deserializer=orjson.loads, **options
+    )
 
 
 class Database:

@@ -49,6 +49,11 @@ class Conflict(ControlPlaneError):
     code = "conflict"
 
 
+class TooLarge(ControlPlaneError):
+    status = 413
+    code = "too_large"
+
+
 class Invalid(ControlPlaneError):
     """The request's content is wrong; ``fields`` says where."""
 

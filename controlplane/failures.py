@@ -9,7 +9,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
-from controlplane.errors import ControlPlaneError, FieldError, Invalid, NotFound
+from controlplane.errors import BadRequest, ControlPlaneError, FieldError, Invalid, NotFound, TooLarge
 from controlplane.jobs.schemas import ErrorBody, ErrorView, FieldErrorView
 from controlplane.jobs.spec import dotted, field_errors
 from controlplane.jobs.submissions import FORMS
@@ -77,7 +77,11 @@ async def _http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     if error.status_code == NotFound.status:
         return answer(404, NotFound.code, f"there is no {request.method} {request.url.path}")
-    codes = {405: "method_not_allowed", 413: "too_large"}
+    if (
+        error.status_code == BadRequest.status and error.__cause__ is not None
+    ):  # FastAPI's, of a body it could not parse
+        return answer(BadRequest.status, "invalid_json", f"the body is not JSON: {error.__cause__}")
+    codes = {405: "method_not_allowed", TooLarge.status: TooLarge.code}
     response = answer(error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail))
     response.headers.update(error.headers or {})
     return response

@@ -13,6 +13,9 @@ from controlplane.errors import FieldError
 from engines.config import Section
 from trainers.config import ConversionConfig, RunConfig
 
+MAX_DEPTH = 64
+"""Levels of a spec: the libraries that write JSON stop at some 250, each at another."""
+
 type Label = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -29,8 +32,8 @@ class Submitted(Section):
     def _can_be_stored(self) -> Self:
         if found := next(_unstorable(self.model_dump(), ()), None):
             raise ValueError(
-                f"{found} holds what cannot be stored: NUL, half a surrogate pair, NaN, infinity or an integer beyond "
-                "64 bits"
+                f"{found} holds what cannot be stored: NUL, half a surrogate pair, NaN, infinity, an integer beyond "
+                f"64 bits or more than {MAX_DEPTH} levels"
             )
         return self
 
@@ -67,7 +70,9 @@ def stored_spec(spec: dict[str, Any]) -> AnySpec:
 
 
 def _unstorable(value: Any, at: tuple[int | str, ...]) -> Iterator[str]:
-    if isinstance(value, float):
+    if len(at) > MAX_DEPTH:
+        bad = True
+    elif isinstance(value, float):
         bad = not math.isfinite(value)
     elif isinstance(value, int):
         bad = not -(2**63) <= value < 2**63
@@ -103,7 +108,12 @@ def _field_error(error: Any, model: type[BaseModel]) -> FieldError:
         return FieldError(path, f"there is no field {path}; {hint}", suggestion)
     if error["type"] == "missing":
         return FieldError(path, f"{path} is required")
-    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        tag = f"{path}.{error['ctx']['discriminator'].strip("'")}"
+        if error["type"] == "union_tag_not_found":
+            return FieldError(tag, f"{tag} is required")
+        return FieldError(tag, f"{tag} must be one of {error['ctx']['expected_tags']}, not {error['ctx']['tag']!r:.80}")
+    message = str(error["msg"]).removeprefix("Value error, ").replace("a valid tuple", "a list")
     if error["type"] != "value_error" and not isinstance(error["input"], dict | list):
         message = f"{message}, not {error['input']!r:.80}"
     return FieldError(path, message)

@@ -1,7 +1,7 @@
 """What to do about a job, from what its row says and what the cluster was seen to say. Pure."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from controlplane.cluster.base import DriverSeen, DriverStatus
 from controlplane.jobs.states import ENDINGS, JobState
@@ -137,18 +137,18 @@ def _in_flight(job: JobFacts, seen: DriverSeen, now: datetime, listening_since: 
         if cancelled:  # it cannot hear
             return Stop(EndReason.CANCELLED_BY_USER, "cancelled before its driver was placed")
         allowed_s = max(job.placement_timeout_s, timing.driver_start_s)
-        if now - job.driver_started_at > timedelta(seconds=allowed_s):
+        if (now - job.driver_started_at).total_seconds() > allowed_s:
             return Stop(EndReason.PLACEMENT_TIMEOUT, f"no node took the driver within {allowed_s:g} s{detail}")
         return Wait(f"a node that can run the driver{detail}")
     if cancelled:
         asked_at = max(job.cancel_requested_at or now, listening_since)
-        if now - asked_at > timedelta(seconds=timing.cancel_grace_s):
+        if (now - asked_at).total_seconds() > timing.cancel_grace_s:
             return Stop(
                 EndReason.CANCELLED_BY_USER, f"the driver did not end within {timing.cancel_grace_s:g} s and was killed"
             )
         return Wait("the driver to end the run")
     silent_since = max(job.heard_at or job.driver_started_at, listening_since)
-    if now - silent_since > timedelta(seconds=timing.silence_s):
+    if (now - silent_since).total_seconds() > timing.silence_s:
         return Stop(lost, f"the driver lives but has not reported to {job.api_url} for {timing.silence_s:g} s")
     return Wait(f"the driver's first report to {job.api_url}" if job.heard_at is None else None)
 

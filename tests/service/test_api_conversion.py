@@ -71,7 +71,8 @@ async def test_every_wrong_field_of_it_is_named(api: Api) -> None:
         ({"conversion": TO_HF | {"ckpt_step": -1}}, {"conversion.ckpt_step": None}),
         ({"conversion": TO_HF | {"hf_chekpoint": "x"}}, {"conversion.hf_chekpoint": "conversion.hf_checkpoint"}),
         ({"conversion": {"to": "megatron", "hf_checkpoint": "x", "load": "y"}}, {"conversion.load": None}),
-        ({"conversion": TO_HF | {"to": "onnx"}}, {"conversion": None}),
+        ({"conversion": TO_HF | {"to": "onnx"}}, {"conversion.to": None}),
+        ({"conversion": {"hf_checkpoint": "x"}}, {"conversion.to": None}),
         ({"conversion": TO_HF, "rollout": {"num_rollouts": 1}}, {"rollout": None}),
         ({"conversion": TO_HF, "name": "a\x00"}, {"": None}),
     ]

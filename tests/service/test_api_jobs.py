@@ -1,7 +1,10 @@
 """Submitting, listing and watching jobs."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
 
+from controlplane.bodies import MAX_BODY
 from tests.service.conftest import StartApi
 from tests.service.scripted import Api, ScriptedCluster, spec
 
@@ -39,9 +42,29 @@ async def test_a_body_that_is_not_json_is_refused_with_the_position(api: Api) ->
     response = await api.http.post("/v1/jobs", content=b'{"model": ', headers={"Content-Type": "application/json"})
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "invalid_json"
+    for content, why in ((b'{"name": "\xff"}', "utf-8"), (b"[" * 100_000, "recursion")):
+        response = await api.http.post("/v1/jobs", content=content, headers={"Content-Type": "application/json"})
+        assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+        assert why in response.json()["error"]["message"]
     response = await api.http.post("/v1/jobs", content=b"model=x")
     assert response.status_code == 422
     assert "application/json" in response.json()["error"]["message"]
+
+
+async def test_a_body_beyond_the_limit_is_refused_before_it_is_parsed_whoever_sends_it(api: Api) -> None:
+    huge = b'{"name": "' + b"x" * MAX_BODY + b'"}'
+
+    async def in_pieces() -> AsyncIterator[bytes]:
+        for start in range(0, len(huge), 1 << 20):
+            yield huge[start : start + (1 << 20)]
+
+    json = {"Content-Type": "application/json"}
+    for content in (huge, in_pieces()):
+        response = await api.http.post("/v1/jobs", content=content, headers=json)
+        assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large"), response.text
+    nobody = {"Authorization": ""} | json
+    response = await api.http.post("/v1/attempts/x/1/reports", content=huge, headers=nobody)
+    assert response.status_code == 413
 
 
 async def test_the_same_idempotency_key_answers_the_same_job_and_refuses_another_spec(api: Api) -> None:
@@ -104,6 +127,29 @@ async def test_characters_that_postgres_refuses_are_answered_like_any_other_wron
     huge = await api.http.post("/v1/jobs", json=spec(trainer={"seed": 10**30}))
     assert huge.status_code == 422 and "trainer.seed" in huge.text, huge.text
     assert (await api.http.post(f"/v1/attempts/{good}/99999999999/reports", json={"reports": []})).status_code == 422
+
+
+async def test_a_large_number_is_answered_as_it_was_given_and_the_same_when_it_is_sent_again(api: Api) -> None:
+    data = {"prompt_data": "d", "apply_chat_template": True, "apply_chat_template_kwargs": {"x": [1e30]}}
+    body = spec(trainer={"clip_grad": 1e30}, data=data)
+    replies = [await api.http.post("/v1/jobs", json=body, headers={"Idempotency-Key": "large"}) for _ in range(2)]
+    assert [reply.status_code for reply in replies] == [202, 202], replies[0].text
+    job_id = replies[0].json()["id"]
+    stored = (await api.job(job_id))["spec"]
+    assert stored["trainer"]["clip_grad"] == 1e30
+    assert stored["data"]["apply_chat_template_kwargs"] == {"x": [1e30]}
+    assert (await api.driver(job_id)).launch.spec["trainer"]["clip_grad"] == 1e30
+
+
+async def test_a_spec_that_is_nested_too_deeply_is_refused(api: Api) -> None:
+    for depth in (65, 300, 900):
+        nested: dict[str, Any] = {}
+        for _ in range(depth):
+            nested = {"x": nested}
+        data = {"prompt_data": "d", "apply_chat_template": True, "apply_chat_template_kwargs": nested}
+        response = await api.http.post("/v1/jobs", json=spec(data=data))
+        assert response.status_code == 422, response.text
+        assert "data.apply_chat_template_kwargs.x.x" in response.text and "64 levels" in response.text
 
 
 async def test_jobs_are_listed_newest_first_page_by_page_and_by_state(api: Api) -> None:

@@ -67,6 +67,8 @@ def test_a_driver_that_no_node_takes_waits_for_the_placement_deadline_and_no_lon
     stopped = at(waiting, pending, 301)
     assert isinstance(stopped, Stop)
     assert stopped.reason is EndReason.PLACEMENT_TIMEOUT
+    for_ever = replace(waiting, placement_timeout_s=1e30)
+    assert isinstance(at(for_ever, pending, 1e6), Wait)
 
 
 def test_silence_counts_only_while_somebody_listened() -> None:
