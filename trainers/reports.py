@@ -2,9 +2,9 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class EndReason(StrEnum):
@@ -77,6 +77,22 @@ class _Report(BaseModel):
     at: datetime
     origin: Origin | None = None
     """Of what an earlier attempt left behind and this one delivers: by that name it may have been stored already."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_utf8(cls, fields: Any) -> Any:
+        """Half a surrogate pair, of a user's text or a file's name, can be neither written nor sent: it is spelled."""
+        return _spelled(fields)
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_spelled(key): _spelled(inner) for key, inner in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(inner) for inner in cast("list[Any] | tuple[Any, ...]", value)]
+    return value
 
 
 class EventReport(_Report):

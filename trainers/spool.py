@@ -1,11 +1,13 @@
 """Reports that were written but perhaps not yet delivered: one append-only file per attempt."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
+from trainers.errors import StorageFailed
 from trainers.reports import (
     CheckpointDeletedReport,
     CheckpointReport,
@@ -53,7 +55,8 @@ class Spool:
         temporary.replace(path)
 
     def facts(self) -> Iterator[Fact]:
-        """What this attempt and those before it reported, delivered or not; oldest first."""
+        """What this attempt and those before it reported, delivered or not; oldest first. Raises StorageFailed, like
+        :meth:`left_behind`, for a file that was damaged."""
         for attempt in range(1, self._attempt + 1):
             yield from self._facts(attempt)
 
@@ -76,8 +79,11 @@ class Spool:
         if not path.exists():
             return
         # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            report = _REPORT.validate_json(line)
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                report = _REPORT.validate_json(line)
+            except ValidationError as error:
+                raise StorageFailed(f"line {number} of {path} is no report any more: {line[:100]!r}") from error
             if isinstance(
                 report, StepReport | CheckpointReport | CheckpointDeletedReport | EvaluationReport | EventReport
             ):
@@ -99,4 +105,5 @@ class Spool:
         return self._directory / f"attempt-{attempt}.acked"
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # of what a full disk did not take; whoever appended it was told
+            self._file.close()

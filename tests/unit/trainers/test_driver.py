@@ -101,27 +101,36 @@ def delivered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return sent
 
 
-@pytest.mark.parametrize("full", [False, True], ids=["cannot be made", "full disk"])
+STEP = '{"kind":"step","seq":1,"at":"2026-01-01T00:00:00Z","rollout_id":0,"weight_version":1,"metrics":{}}'
+
+
+@pytest.mark.parametrize(
+    ("before", "full", "words"),
+    [
+        (None, False, os.strerror(errno.ENOTDIR)),
+        (STEP, True, os.strerror(errno.ENOSPC)),
+        (f"{STEP[:30]}{STEP}", False, "line 1 of"),
+    ],
+    ids=["cannot be made", "full disk", "damaged"],
+)
 async def test_a_run_directory_that_cannot_be_used_is_the_reason_that_is_reported(
-    delivered: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: bool
+    delivered: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str | None, full: bool, words: str
 ) -> None:
     run_dir = tmp_path / "runs" / "j"
-    if full:  # with a fact of the attempt before to take over
-        monkeypatch.setattr(driver, "_log_to", lambda _: None)
-        spool = Spool(run_dir / "reports", 1)
-        (run_dir / "reports" / "attempt-1.jsonl").write_text(
-            '{"kind":"step","seq":1,"at":"2026-01-01T00:00:00Z","rollout_id":0,"weight_version":1,"metrics":{}}\n'
-        )
-        spool.close()
-        monkeypatch.setattr(Spool, "append", _no_space)
-    else:
+    if before is None:
         run_dir.parent.touch()
+    else:  # a fact of the attempt before to take over
+        monkeypatch.setattr(driver, "_log_to", lambda _: None)
+        (run_dir / "reports").mkdir(parents=True)
+        (run_dir / "reports" / "attempt-1.jsonl").write_text(f"{before}\n")
+    if full:
+        monkeypatch.setattr(Spool, "append", _no_space)
     await Scripted(nothing, run_dir=str(run_dir), attempt=2).run()
     (last,) = delivered
     assert isinstance(last, FinishedReport)
     assert (last.seq, last.reason) == (1, EndReason.STORAGE_FAILED)
     assert str(run_dir) in last.detail
-    assert os.strerror(errno.ENOSPC if full else errno.ENOTDIR) in last.detail
+    assert words in last.detail
 
 
 def _no_space(*_: Any, **__: Any) -> None:

@@ -1,7 +1,6 @@
 """Reports arrive in order and exactly once, whatever the API does meanwhile."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,17 +239,29 @@ async def test_a_superseded_attempt_stops_and_sends_no_more(api: Api, tmp_path: 
         assert api.requests == count
 
 
+async def test_text_that_is_no_utf8_is_spelled_and_stops_no_report(api: Api, tmp_path: Path) -> None:
+    half = "half \ud83d of a pair"  # json.loads makes it of an escape; os.listdir the like of a name in Latin-1
+    spelled = "half \\ud83d of a pair"
+    async with reporter(api, tmp_path) as report:
+        report.phase(Phase.LOADING_DATA, half)
+        report.event("x", half, inner=[{half: half}])
+        report.step(0, 1, {half: 0.5})
+        report.finished(EndReason.DATA_INVALID, half)
+        assert await report.drain(10)
+    _, event, step, finished = api.stored
+    assert isinstance(event, EventReport) and isinstance(step, StepReport) and isinstance(finished, FinishedReport)
+    assert (event.message, event.data, step.metrics) == (spelled, {"inner": [{spelled: spelled}]}, {spelled: 0.5})
+    assert finished.detail == spelled
+
+
 async def test_a_full_disk_is_an_error_for_a_fact_and_not_for_the_last_word(api: Api, tmp_path: Path) -> None:
     async with reporter(api, tmp_path) as report:
         report._spool._file.close()
-        with Path("/dev/full").open("ab") as full:
-            report._spool._file = full
-            with pytest.raises(StorageFailed, match="No space left"):
-                report.step(0, 1, {})
-            report.finished(EndReason.STORAGE_FAILED, "no space")
-            assert await report.drain(10)
-            with contextlib.suppress(OSError):
-                full.close()
+        report._spool._file = open("/dev/full", "ab")  # noqa: SIM115 - the spool's to close
+        with pytest.raises(StorageFailed, match="No space left"):
+            report.step(0, 1, {})
+        report.finished(EndReason.STORAGE_FAILED, "no space")
+        assert await report.drain(10)
     last = api.stored[-1]
     assert isinstance(last, FinishedReport)
     assert last.reason is EndReason.STORAGE_FAILED
