@@ -41,6 +41,8 @@ def check(
                     f"     set {fit['field']}",
                     soft_wrap=True,
                 )
+            if len(answer["fits"]) > 1:
+                out.print("several: --door names the one that it is meant for")
         if "error" in answer:
             if as_json:
                 raise typer.Exit(1)

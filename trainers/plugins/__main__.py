@@ -4,6 +4,7 @@ Prints one JSON object. Exit code 0: it fits; 1: it does not; 2: the command its
 """
 
 import argparse
+import difflib
 import json
 import sys
 from typing import Any
@@ -19,10 +20,14 @@ def main(argv: list[str] | None = None) -> int:
     commands.add_parser("list")
     checking = commands.add_parser("check")
     checking.add_argument("path")
-    checking.add_argument("--door", choices=sorted(DOORS))
+    checking.add_argument("--door")
     told = parser.parse_args(argv)
     if told.command == "list":
         return _say({"doors": [_door(door) for door in DOORS.values()]})
+    if told.door is not None and told.door not in DOORS:
+        near = difflib.get_close_matches(told.door, DOORS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(DOORS)}"
+        return _say({"path": told.path, "error": f"there is no door {told.door!r}; {hint}"})
     try:
         found = [check(told.path, DOORS[told.door])] if told.door else fits(told.path)
     except PluginInvalid as error:

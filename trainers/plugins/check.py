@@ -1,7 +1,7 @@
 """Whether a plug-in fits its door, and in which form it is written; if not, what exactly is wrong and how to fix it."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,20 +51,33 @@ def check(path: str, door: Door, *, field: str | None = None) -> Checked:
 
 def fits(path: str) -> list[Checked]:
     """The doors that ``path`` fits, as far as the names of its parameters tell them apart. Raises
-    :class:`PluginInvalid` when it cannot be loaded."""
+    :class:`PluginInvalid` when it cannot be loaded, and when those names are another door's, which it does not fit."""
     from trainers.slime_compat.modules import offer_slime
 
     offer_slime()
     target = resolve(path)
-    found: list[Checked] = []
+    if not callable(target):
+        raise PluginInvalid(f"plug-in {path!r} is of type {type(target).__name__}, neither a function nor a class")
+    if inspect.isclass(target):
+        return [fit(path, target, door) for door in DOORS.values() if door.native.methods]
+    names = [name.lstrip("_") for name in names_of(signature_of(target))]
+    found: dict[int, list[Checked]] = {}
+    wrong: dict[int, PluginInvalid] = {}
     for door in DOORS.values():
         try:
-            found.append(fit(path, target, door))
-        except PluginInvalid:
-            continue
-    names = [name.lstrip("_") for name in names_of(signature_of(target))] if not inspect.isclass(target) else []
-    alike = [sum(a == b for a, b in zip(each.called_as.parameters, names, strict=False)) for each in found]
-    return [each for each, count in zip(found, alike, strict=True) if count == max(alike)]
+            checked = fit(path, target, door)
+            found.setdefault(_alike(names, checked.called_as), []).append(checked)
+        except PluginInvalid as error:
+            forms = [form for form in (door.native, door.slime) if form is not None]
+            wrong.setdefault(max(_alike(names, form) for form in forms), error)
+    nearest = max(wrong, default=0)
+    if nearest > max((1, *found)):  # one name alone, such as args, tells nothing
+        raise wrong[nearest]
+    return found[max(found)] if found else []
+
+
+def _alike(names: Sequence[str], form: Form) -> int:
+    return sum(a == b for a, b in zip(form.parameters, names, strict=False))
 
 
 def fit(path: str, target: Any, door: Door) -> Checked:
@@ -85,8 +98,7 @@ def _form(path: str, target: Callable[..., Any], door: Door) -> Form:
     native = misfit(signature, door.native)
     if door.slime is None:
         if native is not None:
-            reason = f"; {door.refused}" if door.refused and wants_args(signature) else ""
-            raise PluginInvalid(f"plug-in {path!r} has the signature {signature}: {native}{reason}{_wanted(door)}")
+            raise PluginInvalid(f"plug-in {path!r} has the signature {signature}: {native}{_wanted(door)}")
         return door.native
     slime = misfit(signature, door.slime)
     for_slime = wants_args(signature)
@@ -104,6 +116,8 @@ def _check_function(path: str, target: Callable[..., Any], form: Form, door: Doo
     signature = signature_of(target)
     if wrong := out_of_order(signature, form):
         raise PluginInvalid(f"plug-in {path!r} has the signature {signature}: {wrong}{_wanted(door)}")
+    if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+        raise PluginInvalid(f"plug-in {path!r} yields, and {door.name} takes what a function returns: use `return`")
     if form.is_async is True and not is_async(target):
         raise PluginInvalid(f"plug-in {path!r} is not async: write it as `async def`{_wanted(door)}")
     if form.is_async is False and is_async(target):

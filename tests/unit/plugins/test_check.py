@@ -204,6 +204,29 @@ def test_both_ways_to_write_a_path_name_the_same() -> None:
         assert load_function(path, parameters=["self"]) is check(f"{USERS}:Prompts", DOORS["data_source"]).target.state
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("plain_generate", r"is not async: write it as `async def`\. custom_generate_function takes"),
+        ("generate_yields", r"yields, and custom_generate_function takes what a function returns: use `return`"),
+        ("generate_with_tool", r"missing a required keyword-only argument: 'tool'\. custom_generate_function takes"),
+        ("not_a_function", r"is of type int, neither a function nor a class"),
+        ("Stateless", r"Stateless has no method state"),
+    ],
+)
+def test_what_keeps_a_plugin_from_the_door_that_it_is_written_for_is_said_though_others_would_take_it(
+    name: str, message: str
+) -> None:
+    with pytest.raises(PluginInvalid, match=message):
+        fits(f"{USERS}:{name}")
+
+
+def test_a_door_that_is_not_there_is_refused_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", f"{USERS}:generate", "--door", "custom_generate"]) == 1
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["error"] == "there is no door 'custom_generate'; did you mean custom_generate_function?"
+
+
 def test_the_command_says_what_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", f"{USERS}:generate"]) == 0
     [fit] = json.loads(capsys.readouterr().out)["fits"]

@@ -15,7 +15,7 @@ from tests.unit.plugins.test_check import USERS
         ([f"{USERS}:generate"], 0, "fits custom_generate_function in Rollway's form"),
         ([f"{USERS}:short", "--door", "custom_generate_function"], 1, "too many positional arguments"),
         (["nowhere:f", "--python-path", "."], 1, "there is no module 'nowhere'"),
-        ([f"{USERS}:generate", "--door", "window"], 1, "invalid choice: 'window'"),
+        ([f"{USERS}:generate", "--door", "window"], 1, "there is no door 'window'"),
     ],
 )
 def test_a_check_says_what_it_found_and_exits_accordingly(arguments: list[str], code: int, text: str) -> None:

@@ -447,7 +447,7 @@ async def test_a_sample_that_was_given_up_before_its_first_token_keeps_its_promp
     [sample] = await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)  # type: ignore[misc]
     assert (sample.status, sample.tokens, sample.response_length) == (SampleStatus.ABORTED, [97, 98], 0)
     learnt = Sample(4, 1, "ab", [97, 98, 5], "x", 1, None, 1.0, [1], SampleStatus.COMPLETED, {}, [-1.0], [5])
-    sizes = {"global_batch_size": 2, "data_parallel_size": 1, "micro_batch_size": 2}
+    sizes: dict[str, Any] = {"global_batch_size": 2, "data_parallel_size": 1, "micro_batch_size": 2}
     batch = build_train_batch(0, [[sample, learnt]], run.algorithm, **sizes)
     assert [each.loss_mask.tolist() for each in batch.samples] == [[0.0], [1.0]]
 

@@ -176,3 +176,15 @@ class Stateless:
 
 
 not_a_function = 3
+
+
+def plain_generate(args: Any, sample: Any, sampling_params: dict[str, Any]) -> Any:
+    return sample
+
+
+async def generate_yields(args: Any, sample: Any, sampling_params: dict[str, Any]) -> Any:
+    yield sample
+
+
+async def generate_with_tool(args: Any, sample: Any, sampling_params: dict[str, Any], *, tool: str) -> Any:
+    return sample
