@@ -19,13 +19,18 @@ _GROUPED = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9]{3}(?![0-9]))")
 # Towers of powers, powers of powers and factorials that no memory holds.
 _HUGE = re.compile(r"\^[{(]*[-+]?[0-9.]+[})]*!?\^|\^[{(]*[-+]?[0-9]{5,}|[)}]!|!!|[0-9]{4,}!")
 _OPERATORS = re.compile(
-    r"\\(?:i{1,3}nt|oint|sum|prod|lim|[dt]?binom|choose|diff|frac\{d|gcd|max|min|det|lfloor|lceil)(?![A-Za-z])"
+    r"\\(?:i{1,3}nt|oint|sum|prod|lim|[dt]?binom|choose|diff|[dtc]?frac\s*\{\s*d|gcd|max|min|det|lfloor|lceil)(?![A-Za-z])"
 )
 _EQUALS = re.compile(r"\\(?:approx|simeq|equiv|doteq)(?![A-Za-z])|[≈≃≡]")
 _APPROXIMATION = re.compile(r"(?:\\approx(?![A-Za-z])|≈)[\s$]*[-+]?[0-9.]")
 _LETTERS = re.compile(r"(?<![A-Za-z\\])[A-Za-df-z]")  # but e
 _NAME = re.compile(r"\\?[A-Za-z]+(?:_(?:\{[^{}]*\}|[A-Za-z0-9]))?'?(?:\([A-Za-z0-9, ]*\))?|")
-"""What an answer may be called: x, f(2), a_1, or nothing, as in =5."""
+"""What a value may be called: x, f(2), a_1, or nothing, as in =5."""
+_NAMES = re.compile(rf"(?:{_NAME.pattern})|\((?:{_NAME.pattern})(?:,(?:{_NAME.pattern}))*\)")
+_UNKNOWN = re.compile(rf"{_LETTERS.pattern}|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|varphi|omega|overline)")
+"""What a calculation does not hold, and what stands for a value does: m+n, |AB|, \\sin\\theta."""
+_RELATION = re.compile(r"[<>!:≠≤≥]|\\(?:not|ne|le|ge)")
+_LISTED = re.compile(r"[,;](?![^()]*\))|and|or")
 _CONSTANTS = ("\\pi", "e")
 _MEMBER = re.compile(rf"(?P<name>{_NAME.pattern})\\in(?=\\\{{)")
 
@@ -59,13 +64,18 @@ _LABEL_NUMBER = re.compile(rf"(?:{_SIGNED}|[-+]?{_FRACTION})(?:%|{_LABEL_SIGN})"
 def tidy(answer: Any) -> str:
     """An answer without what only sets its type: spacing, sizes, ``$``, text wrappers, commas between thousands, and
     what ends a sentence; and without the approximation that follows an exact one."""
-    text = _exact(str(answer).strip())
-    text = _TEXT.sub(r"\1", _SIZES.sub("", text)).replace("−", "-")
+    text = _exact(_ascii(str(answer).strip()))
+    text = _TEXT.sub(r"\1", _SIZES.sub("", text)).replace("\\varnothing", "\\emptyset")
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", _OVER.sub(r"\\frac{\1}{\2}", text))
     text = re.sub(r"\\([lr])brace(?![A-Za-z])", lambda match: "\\{" if match[1] == "l" else "\\}", text)
     text = _SPACING.sub("", text.replace("\\$", "").replace("\\%", "%"))
     text = _MEMBER.sub(r"\g<name>=", _TWICE.sub(r"{\1}", text), count=1)
     return _GROUPED.sub("", text.lstrip("=").rstrip(".,;\\"))
+
+
+def _ascii(text: str) -> str:
+    """Signs as LaTeX writes them."""
+    return text.replace("−", "-").replace("–", "-").replace("°", "^\\circ ")
 
 
 def _exact(text: str) -> str:
@@ -87,8 +97,16 @@ def judge(*, answer: str, label: str) -> float:
         return 0.0
     if ours == expected:
         return 1.0
-    if not _reasonable(ours) or not _reasonable(expected) or not _worked_out(ours, label):
+    if not _reasonable(ours) or not _reasonable(expected):
         return 0.0
+    if _OPERATORS.search(answer) and not _OPERATORS.search(label):
+        return 0.0
+    form = _form_of(label)
+    if not _worked_out(ours, expected, form):
+        return 0.0
+    if form is not None:  # what a number is called is not compared
+        ours, value = ours.rpartition("=")[2], answer.rpartition("=")[2]
+        answer = value if value.count("{") == value.count("}") else answer
     if _value_of(ours) == expected:
         return 1.0
     return float(_same(answer.strip().rstrip("."), label.strip().rstrip(".")))
@@ -97,7 +115,7 @@ def judge(*, answer: str, label: str) -> float:
 def _value_of(answer: str) -> str:
     """Of a tidied answer, without what it is called."""
     name, _, value = answer.rpartition("=")
-    return value if _NAME.fullmatch(name) else answer
+    return value if _NAMES.fullmatch(name) else answer
 
 
 def _reasonable(answer: str) -> bool:
@@ -110,16 +128,22 @@ def _reasonable(answer: str) -> bool:
     return deepest <= MAX_DEPTH
 
 
-def _worked_out(answer: str, label: str) -> bool:
+def _worked_out(answer: str, label: str, form: re.Pattern[str] | None) -> bool:
     """Whether a tidied answer does more than restate the question. For a number it must be a number itself."""
-    expected = tidy(label)
-    if _OPERATORS.search(answer) and not _OPERATORS.search(expected):
-        return False
-    sides = answer.split("=")
-    if len(sides) > expected.count("=") + 1 and (len(sides) > 2 or not _NAME.fullmatch(sides[0])):
-        return False  # 4=5 is no way to say 5; x=5 is
-    form = _form_of(label)
-    return form is None or form.fullmatch(sides[-1]) is not None
+    most = 0 if form else max(each.count("=") for each in _LISTED.split(label))
+    for each in [answer] if form else _LISTED.split(answer):
+        name, sign, _ = each.rpartition("=")
+        if each.count("=") > most and not (sign and _names(name, of_number=form is not None)):
+            return False  # 4=5 is no way to say 5; x=5 is
+    return form is None or form.fullmatch(answer.rpartition("=")[2]) is not None
+
+
+def _names(left: str, *, of_number: bool) -> bool:
+    """Whether the left side of an equation says what its right side is the value of. A number may be that of m+n, too;
+    of an expression, 3y=2x+1 says something else."""
+    if _NAMES.fullmatch(left):
+        return True
+    return of_number and "=" not in left and bool(_UNKNOWN.search(left)) and not _RELATION.search(left)
 
 
 def _form_of(label: str) -> re.Pattern[str] | None:
@@ -136,7 +160,7 @@ def _form_of(label: str) -> re.Pattern[str] | None:
 
 def _same(answer: str, label: str) -> bool:
     def parsed(text: str) -> list[Any]:
-        text = _exact(text.replace("\\$", "").replace("$", ""))
+        text = _exact(_ascii(text).replace("\\$", "").replace("$", "")).replace("\\varnothing", "\\emptyset")
         return parse(
             f"${text}$", extraction_config=[LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0
         )
