@@ -227,15 +227,22 @@ def parse_generation(answer: Any, *, rid: str) -> Generation:
         meta = answer["meta_info"]
         output_ids = list(answer["output_ids"])
         entries = meta["output_token_logprobs"]
-        finish = meta["finish_reason"]
+        finish = FinishReason((meta["finish_reason"] or {}).get("type", "abort"))
         label = str(meta["weight_version"])
         text = answer.get("text", "")
-    except (KeyError, TypeError) as error:
-        raise EngineRefused(f"request {rid}: the engine's answer has no {error}: {str(answer)[:500]}") from error
-    logged_ids = [entry[1] for entry in entries]
+    except (KeyError, TypeError, ValueError) as error:
+        raise EngineRefused(
+            f"request {rid}: the engine's answer cannot be read ({error!r}): {str(answer)[:500]}"
+        ) from error
+    log_probs, logged_ids = [entry[0] for entry in entries], [entry[1] for entry in entries]
     if logged_ids != output_ids:
         raise EngineRefused(
             f"request {rid}: {len(output_ids)} output ids do not match the ids of {len(logged_ids)} log-probabilities"
+        )
+    if None in log_probs:  # as JSON spells what is not finite
+        raise EngineRefused(
+            f"request {rid}: the log-probability of token {log_probs.index(None)} of {len(log_probs)} is not a finite "
+            "number: what the engine computes with overflows, or its weights do"
         )
     version = parse_version(label)
     if version is None:
@@ -245,8 +252,8 @@ def parse_generation(answer: Any, *, rid: str) -> Generation:
     return Generation(
         rid=rid,
         output_ids=output_ids,
-        log_probs=[float(entry[0]) for entry in entries],
-        finish_reason=FinishReason((finish or {}).get("type", "abort")),
+        log_probs=[float(each) for each in log_probs],
+        finish_reason=finish,
         weight_version=version,
         text=text,
     )

@@ -159,6 +159,8 @@ async def test_a_cancelled_request_is_ended_at_the_engine(server: Server) -> Non
     [
         ({"output_token_logprobs": [[-0.5, 11, None]]}, "2 output ids do not match the ids of 1 log-prob"),
         ({"output_token_logprobs": [[-0.5, 11, None], [-0.5, 13, None]]}, "do not match"),
+        ({"output_token_logprobs": [[-0.5, 11, None], [None, 12, None]]}, "token 1 of 2 is not a finite"),
+        ({"finish_reason": {"type": "boredom"}}, "'boredom' is not a valid FinishReason"),
         ({"weight_version": "default"}, "holds no published weights"),
         ({"weight_version": "mixed"}, "holds no published weights"),
     ],
