@@ -1,6 +1,8 @@
 """Programs run apart: what they may not do, and how their tests are counted."""
 
 import asyncio
+import functools
+import itertools
 import json
 import os
 import signal
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from engines.types import Sample, SampleStatus
+from tests.unit.rollout.hostile_strings import hostile
 from trainers.config.reward import CodeRewardConfig
 from trainers.errors import ConfigInvalid, RolloutFailed
 from trainers.rollout.rewards.code import sandbox
@@ -575,6 +578,43 @@ def test_only_a_few_values_are_compared_outside_of_a_jail() -> None:
     assert holds(parts.tests, [3]) is True
     assert holds(parts.tests, [[3] * 20_000]) is None
     assert holds(other.tests, [2]) is None
+
+
+async def test_ten_thousand_hostile_answers_of_programs_pass_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs that have found the word that proves an answer, and those that have not."""
+    values = itertools.cycle(
+        [
+            lambda text: text,
+            lambda text: [text, {"set": [text]}, {"dict": [[text, [text]]]}],
+            lambda text: {"int": text},
+            lambda text: {"Decimal": text},
+            lambda text: {"Fraction": [text, 1]},
+            lambda text: {"range": [text, 1, 1]},
+            lambda text: {"bytes": text},
+            lambda text: [[text]],
+            lambda text: functools.reduce(lambda held, _: [held], range(500), text),
+        ]
+    )
+    outputs = iter(hostile(10_000))
+    asked: list[Any] = []
+
+    async def ended(self: Sandbox, program: Program, wall_s: float) -> Ended:
+        asked.append(program)
+        output = next(outputs, "")
+        question = json.loads(program.stdin.partition(b"\n")[0] or b"{}")
+        if "word" in question and len(asked) % 3:
+            answer: Any = next(values)(output)
+            return Ended(0, json.dumps([question["word"], [answer] if "values" in question else answer]).encode())
+        return Ended(0, output.encode("utf-8", errors="surrogatepass"))
+
+    monkeypatch.setattr(Sandbox, "run", ended)
+    tests = [
+        {"stdin": "", "stdout": "no program prints this"}, {"call": "f", "args": [1], "expected": {"a": [1.5, None]}},
+        "assert f(1) == 3", "assert abs(f(1) - 1.5) < 1e-6", "def check(f): assert f(1) == 3\ncheck(f)",
+    ]  # fmt: skip
+    while len(asked) < 10_000:
+        value, _ = await judged("x", tests, scoring="fraction", allow_network=True)
+        assert value == 0.0
 
 
 async def test_a_sample_without_tests_ends_the_rollout() -> None:

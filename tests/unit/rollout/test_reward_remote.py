@@ -1,6 +1,7 @@
 """A service that judges: what it is sent, when it is asked again, and what it may answer."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from engines.types import Sample, SampleStatus
+from tests.unit.rollout.hostile_strings import hostile
 from trainers.config.reward import RemoteRewardConfig
 from trainers.errors import RolloutFailed
 from trainers.rollout.rewards import remote
@@ -76,6 +78,22 @@ async def test_a_batch_is_what_waits_and_every_sample_gets_its_own_reward() -> N
     await judge.close()
 
 
+async def test_ten_thousand_hostile_strings_reach_the_service_as_they_are() -> None:
+    heard: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        samples = json.loads(request.content)["samples"]
+        heard.extend(each["response"] for each in samples)
+        return httpx.Response(200, json={"rewards": [0] * len(samples)})
+
+    judge = service(handle, batch_size=100)
+    responses = hostile(10_000)
+    found = await asyncio.gather(*(judge(dataclasses.replace(sample(), response=each)) for each in responses))
+    assert found == [Verdict(0.0)] * 10_000
+    assert sorted(heard) == sorted(responses)
+    await judge.close()
+
+
 async def test_no_more_requests_are_under_way_than_allowed() -> None:
     now = most = 0
 
@@ -120,6 +138,7 @@ async def test_a_busy_or_lost_service_is_asked_again() -> None:
         (httpx.Response(500, text="boom"), {"max_retries": 2}, "sample 4 failed 3 times: status 500: .boom"),
         (httpx.Response(404, text="gone"), {}, "refused with status 404: 'gone'"),
         (httpx.Response(200, text="fine"), {}, "answered 'fine', which is no JSON"),
+        (httpx.Response(200, text="[" * 5000), {}, "which is no JSON"),
         (httpx.Response(200, json="1"), {}, "answered '1': expected a finite number"),
         (httpx.Response(200, text="null"), {}, "answered None: expected a finite number"),
         (httpx.Response(200, text="NaN"), {}, "answered nan: expected a finite number"),

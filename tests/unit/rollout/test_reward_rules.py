@@ -87,6 +87,12 @@ async def test_a_weighted_sum_keeps_what_its_parts_said() -> None:
 
 
 RANGES = {"dapo": {-1.0, 1.0}, "f1": None}
+HOSTILE_LABELS = {
+    "gpqa": ["B"],
+    "f1": ["a cat"],
+    "regex_match": ["[a-z]+"],
+    "math": ["x+1", "5", "[0,1)", "\\frac12"],
+}
 HOSTILE_METADATA: dict[str, dict[str, Any]] = {
     "gpqa": CHOICES,
     "code": {"tests": [{"stdin": "", "stdout": "no program prints this"}]},
@@ -98,15 +104,18 @@ HOSTILE_METADATA: dict[str, dict[str, Any]] = {
     ["exact_match", "regex_match", "last_number", "f1", "gpqa", "dapo", "deepscaler", "math", "code"],
 )
 async def test_ten_thousand_hostile_strings_are_judged_without_error_or_hang(rules: Reward, rule: str) -> None:
-    label = {"gpqa": "B", "f1": "a cat", "regex_match": "[a-z]+"}.get(rule, "5")
+    labels = HOSTILE_LABELS.get(rule, ["5"])
     metadata = {"rm_type": rule} | HOSTILE_METADATA.get(rule, {})
     worst = 0.0
 
-    async def judged(response: str) -> float | None:
-        return await rules(sample(response, label, **metadata))
+    async def judged(number_and_response: tuple[int, str]) -> float | None:
+        number, response = number_and_response
+        return await rules(sample(response, labels[number % len(labels)], **metadata))
 
     found: list[float | None] = []
-    responses = hostile(NUM_HOSTILE)
+    responses = list(enumerate(hostile(NUM_HOSTILE)))
+    if rule == "math":  # what is in no box is not compared
+        responses = [(number, f"\\boxed{{{response}}}") for number, response in responses]
     started = time.monotonic()
     for begin in range(0, len(responses), 500):
         batch = time.monotonic()

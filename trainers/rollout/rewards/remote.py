@@ -97,7 +97,7 @@ class RemoteReward:
             return [None] * len(samples)
         try:
             answer: Any = response.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise RolloutFailed(f"{self._where(samples)} answered {response.text!r:.200}, which is no JSON") from None
         if not batched:
             return [self._verdict(answer, samples[0])]
