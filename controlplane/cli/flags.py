@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from controlplane.cli.console import UserError, out, plain_errors
+from controlplane.cli.console import UserError, err, out, plain_errors
 
 if TYPE_CHECKING:
     from controlplane.jobs.flags.resolve import Resolution
@@ -125,9 +125,16 @@ def _words(flags: list[str] | None, argv_file: Path | None) -> list[str]:
         raise UserError(f"{argv_file}: {error.strerror}") from None
     where = "" if str(argv_file) == "-" else str(argv_file.resolve().parent)
     try:
-        return script_words(text, directory=where, read_file=_text) + (flags or [])
+        return script_words(text, directory=where, read_file=_sourced, environment=os.environ) + (flags or [])
     except ValueError as error:
         raise UserError(f"{argv_file}: {error}") from None
+
+
+def _sourced(path: str) -> str | None:
+    text = _text(path)
+    if text is None:
+        err.print(f"[yellow]note[/] the script sources {escape(path)}, which cannot be read", soft_wrap=True)
+    return text
 
 
 def _files(words: list[str]) -> dict[str, str]:

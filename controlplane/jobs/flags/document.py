@@ -23,8 +23,9 @@ rollway train -- \\
 ```
 
 `rollway train --argv-file run.sh` reads the flags out of a script, or of arrays that were cut from one (`-` is stdin):
-arrays, assignments, comments, `${NAME[@]}`, `$((…))` and `$(seq …)` are understood, and redirections left out. A value
-that only a shell can fill in is refused, and so is one that is set in a branch, or behind `&&` or `||`.
+arrays, assignments, comments, `${NAME[@]}`, `$((…))`, `$(seq …)` and loops that count are understood, redirections left
+out, and variables of your environment filled in: `BASE_DIR=/data rollway train --argv-file run.sh`. A value that only a
+shell can fill in is refused, unless its flag is ignored, and so is one that is set in a branch, or behind `&&` or `||`.
 
 `POST /v1/jobs` takes the same words as `{"argv": ["--num-rollout", "100", …]}`; its reply has `notices`, and a refused
 flag is a 422 that names it. The `env_vars` of a pasted `--runtime-env-json` become `runtime.env_vars`, its `PYTHONPATH`

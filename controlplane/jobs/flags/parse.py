@@ -75,7 +75,9 @@ def _slimes(known: Flag, spelled: str, texts: tuple[str, ...], *, cleared: bool)
     texts = texts if takes.many else texts[:1]
     if not texts:
         return Use(known.name, spelled, (), known=known, problem="a value is missing"), 0
-    if problem := _first(texts) or _empty(known, texts):
+    if problem := _first(texts) or _empty(texts):
+        if known.kind is Kind.IGNORED:  # no value of it matters: this one is of a variable that is not set
+            problem = ""
         return Use(known.name, spelled, texts, known=known, problem=problem), len(texts)
     try:
         values = [takes.read(text) for text in texts]
@@ -84,11 +86,9 @@ def _slimes(known: Flag, spelled: str, texts: tuple[str, ...], *, cleared: bool)
     return Use(known.name, spelled, texts, values if takes.many else values[0], known), len(texts)
 
 
-def _empty(known: Flag, texts: Sequence[str]) -> str:
-    """What is wrong with an empty text, which is mostly a variable that is not set; nothing where it is ignored."""
-    if "" not in texts or known.kind is Kind.IGNORED:
-        return ""
-    return "its value is an empty text: give one, or leave the flag out"
+def _empty(texts: Sequence[str]) -> str:
+    """What is wrong with an empty text, which is mostly a variable that is not set."""
+    return "its value is an empty text: give one, or leave the flag out" if "" in texts else ""
 
 
 def _programs(option: Option, spelled: str, texts: tuple[str, ...]) -> tuple[Use, int]:
@@ -135,5 +135,8 @@ def _nearest(spelled: str, manifests: Manifests) -> str | None:
     longer = [flag for flag in candidates if flag.startswith(dashed)]
     if dashed in candidates or len(longer) == 1:
         return dashed if dashed in candidates else longer[0]
-    near = difflib.get_close_matches(dashed, candidates, n=1, cutoff=0.6)
-    return near[0] if near else None
+    if (of_sglang := SGLANG + dashed.lstrip("-")) in candidates:
+        return of_sglang
+    names = {flag.removeprefix("--"): flag for flag in candidates}  # the dashes are no likeness
+    near = difflib.get_close_matches(dashed.lstrip("-"), names, n=1, cutoff=0.6)
+    return names[near[0]] if near else None

@@ -1,49 +1,53 @@
 """The flags in a launch script, or in any text that was cut from one.
 
 A small part of the shell is understood: arrays, assignments, quotes, comments, continued lines, ``${NAME[@]}``,
-``${NAME:-default}``, ``$((…))`` and ``$(seq …)``. Redirections are left out. What only a shell can fill in, as what a
-branch sets or a function that may be called, stays as it is, and is refused where a flag has it as its value.
+``${NAME:-default}``, ``$((…))``, ``$(seq …)`` and loops that count. Redirections are left out. What only a shell can
+fill in, as what a branch sets or a function that may be called, stays as it is, and is refused where a flag has it as
+its value.
 """
 
-import ast
-import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from controlplane.jobs.flags.command_line import PROGRAMS
+from controlplane.jobs.flags.shell_arithmetic import changed_names, compute
 from controlplane.jobs.flags.shell_commands import Block, Command, commands
 from controlplane.jobs.flags.shell_words import Break, Word
 
 _ASSIGNMENT = re.compile(r"^([A-Za-z_]\w*)(\+?)=")
 _ARRAY = re.compile(r"^\$\{([A-Za-z_]\w*)\[[@*]\]\}$")
-_DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*):?-(.*)\}$")
+_ELEMENT = re.compile(r"^([A-Za-z_]\w*)\[.*\]\+?=")
+_DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*)(:?)-(.*)\}$")
 _PLAIN = re.compile(r"^\$\{?([A-Za-z_]\w*)\}?$")
 _ARITHMETIC = re.compile(r"^\$\(\((.*)\)\)$", re.DOTALL)
 _SEQ = re.compile(r"^\$\(\s*seq((?:\s+-?\d+){1,3})\s*\)$")
 _DECLARES = {"export", "local", "declare", "typeset", "readonly"}
 _SUCCEED = {"cd", "pushd", "mkdir", "set", "source", ".", "echo", "true", ":"}
 """What stands after one of these and ``&&`` will run: where they fail, the rest is of no use."""
-_SETS = {"for", "select", "read", "unset"}
+_SETS = {"for", "select", "read", "unset", "mapfile", "readarray", "getopts"}
 """They change the values of the names that follow, the first two of one."""
+_HEADS = {"if", "elif", "while", "until"}
+"""A command follows them at once."""
+_COUNTS = re.compile(r"\(\(\s*(\w+)\s*=([^;]+);([^;]+);\s*(?:\1\s*\+\+|\+\+\s*\1|\1\s*\+=\s*1)\s*\)\)")
+_MOST_TURNS = 1000
+_JOINED = re.compile(r"""^\$\(\s*IFS=(['"]?)(.)[^;]*;\s*echo\s+"\$\{([A-Za-z_]\w*)\[\*\]\}"\s*\)$""")
 _OWN_DIRECTORY = "SCRIPT_DIR"
 """What slime's scripts call it; they ask a shell for what is known here."""
-_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.FloorDiv: lambda left, right: left // right,
-    ast.Div: lambda left, right: left // right,
-    ast.Mod: operator.mod,
-}
 
 
-def script_words(text: str, *, directory: str = "", read_file: Callable[[str], str | None] | None = None) -> list[str]:
+def script_words(
+    text: str,
+    *,
+    directory: str = "",
+    read_file: Callable[[str], str | None] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> list[str]:
     """The command line that runs slime's training, or else all flags in the text, in their order. ``directory``:
-    where the script lies; ``read_file``: the text of a script that it sources, None if there is none. ValueError for
-    a script that trains in several ways."""
-    run = _Run(read_file or (lambda path: None))
+    where the script lies; ``read_file``: the text of a script that it sources, None if there is none;
+    ``environment``: the variables that it would find. ValueError for a script that trains in several ways."""
+    run = _Run(read_file or (lambda path: None), {name: [value] for name, value in (environment or {}).items()})
     if directory:
         run.values[_OWN_DIRECTORY] = [directory]
     run.execute(text)
@@ -86,16 +90,24 @@ class _Run:
         scopes = [_Scope(settled)]
         arrays: list[str] = []
         runs = True  # whether nothing could keep a shell from coming as far as this
-        for command in commands(text):
+        found, at = list(commands(text)), 0
+        while at < len(found):
+            command, at = found[at], at + 1
             for blocks in command.closes:
                 self._leave(scopes, blocks)
             runs = command.after is Break.END or (command.after is Break.AND and runs)
+            if runs and scopes[-1].settled and (end := self._count(found, at - 1)):
+                at = end
+                continue
             for block in command.opens:
                 inside = block in (Block.GROUP, Block.SUBSHELL, Block.FUNCTION) and scopes[-1].settled and runs
                 scopes.append(_Scope(inside, block, dict(self.values), set(self.unknown)))
             certain = runs and scopes[-1].settled
             names, others = self._assign(command, settled=certain)
             arrays += names
+            before = command.words[: len(command.words) - len(others)]
+            if others and others[0].plain in _HEADS:
+                others = others[1:]
             first = others[0].plain if others else ""
             runs = runs and (not others or first in _SUCCEED)
             if not others:
@@ -103,15 +115,56 @@ class _Run:
             words = [text for word in others for text in self.expand(word)]
             if any(PurePosixPath(word).name in PROGRAMS for word in words):
                 self.trained.append(words)
-            elif first in ("source", ".") and len(words) > 1:
-                self._source(words[1], settled=certain)
-            elif first in _SETS:
-                for word in others[1 : 2 if first in ("for", "select") else None]:
-                    self._forget(word.plain)
+            elif first in ("source", "."):
+                self._source("".join(words[1:2]), before, settled=certain)
+            elif first == "printf" and len(others) > 2 and others[1].plain == "-v":
+                self._print(others[2].plain, others[3:], settled=certain)
             elif first.startswith("-"):
                 self.loose += words
-        found = (self.values.get(name, [f"${{{name}[@]}}"]) for name in dict.fromkeys(arrays))
-        self.loose = [text for texts in found for text in texts] + self.loose
+            else:
+                self._forget_changed(first, others)
+        sets = (self.values.get(name, [f"${{{name}[@]}}"]) for name in dict.fromkeys(arrays))
+        self.loose = [text for texts in sets for text in texts] + self.loose
+
+    def _count(self, found: list[Command], at: int) -> int:
+        """Run the loop that begins at ``at`` if it counts, as ``for ((i = 0; i < N; i++))`` does, and its turns are
+        known. Returns what follows it; 0: it is left to a shell."""
+        head = found[at]
+        match = _COUNTS.fullmatch(head.words[1].plain) if head.opens == [Block.LOOP] and len(head.words) == 2 else None
+        ends = (end for end in range(at + 1, len(found)) if (Block.LOOP,) in found[end].closes)
+        end = next(ends, None)
+        first = compute(match[2], self.values) if match else None
+        if match is None or first is None or end is None or found[end].words:
+            return 0
+        before = dict(self.values), set(self.unknown)
+        for number in range(first, first + _MOST_TURNS):
+            self._set(match[1], [str(number)])
+            goes_on = compute(match[3], self.values)
+            if goes_on == 0:
+                return end + 1
+            if goes_on is None or not self._turn(found[at + 1 : end]):
+                break
+        self.values, self.unknown = before
+        return 0
+
+    def _turn(self, body: list[Command]) -> bool:
+        """What a loop repeats, where it only assigns, under conditions that are known; False: it does more."""
+        taken: list[bool] = []
+        for command in body:
+            for blocks in command.closes:
+                if blocks != (Block.IF,) or not taken:
+                    return False
+                taken.pop()
+            if command.otherwise and taken:
+                taken[-1] = not taken[-1]
+            if command.opens:
+                condition = compute(command.words[1].plain, self.values) if len(command.words) == 2 else None
+                if command.opens != [Block.IF] or condition is None:
+                    return False
+                taken.append(bool(condition))
+            elif command.after is not Break.END or (all(taken) and self._assign(command, settled=True)[1]):
+                return False
+        return not taken
 
     def _leave(self, scopes: list[_Scope], blocks: tuple[Block, ...]) -> None:
         at = next((at for at in range(len(scopes) - 1, 0, -1) if scopes[at].block in blocks), None)
@@ -149,7 +202,10 @@ class _Run:
         if match := _ARRAY.match(text):
             return self.values.get(match[1], None if self.incomplete or match[1] in self.unknown else [])
         if match := _DEFAULT.match(text):
-            return self.values.get(match[1]) or (None if match[1] in self.unknown else [match[2].strip("\"'")])
+            held, default = self.values.get(match[1]), match[3].strip("\"'")
+            if (held and (held[0] or not match[2])) or match[1] in self.unknown:
+                return held
+            return self._fill(default) if default.startswith("$") else [default]
         if match := _PLAIN.match(text):
             return self.values.get(match[1])
         if match := _SEQ.match(text):
@@ -158,26 +214,26 @@ class _Run:
             if len(numbers) == 3:
                 first, step, last = numbers
             return [str(number) for number in range(first, last + (1 if step > 0 else -1), step)] if step else None
+        if match := _JOINED.match(text):
+            elements = self.values.get(match[3])
+            return None if elements is None else [match[2].join(elements)]
         if match := _ARITHMETIC.match(text):
-            return self._compute(match[1])
+            number = compute(match[1], self.values)
+            return None if number is None else [str(number)]
         return None
 
-    def _compute(self, text: str) -> list[str] | None:
-        filled = re.sub(r"\$?\{?([A-Za-z_]\w*)\}?", lambda match: (self.values.get(match[1]) or [match[0]])[0], text)
-        try:
-            return [str(_number(ast.parse(filled.strip(), mode="eval").body))]
-        except (SyntaxError, ValueError, ZeroDivisionError):
-            return None
-
     def _assign(self, command: Command, *, settled: bool) -> tuple[list[str], list[Word]]:
-        """The arrays that the command sets, and its words, if it does more than to set. What stands before another
-        command is set as well, though a shell would set it for that one alone."""
+        """The arrays that the command sets, and its words, if it does more than to set: what stands before another
+        command is set for that one alone."""
         declares = bool(command.words) and command.words[0].plain in _DECLARES
         arrays: list[str] = []
-        for at, word in enumerate(command.words):
-            match = _ASSIGNMENT.match(word.parts[0].text) if word.parts and not word.parts[0].expands else None
-            if match is None and not declares:
-                return arrays, command.words
+        matches = [
+            _ASSIGNMENT.match(word.parts[0].text) if word.parts and not word.parts[0].expands else None
+            for word in command.words
+        ]
+        if not declares and None in matches:
+            return arrays, command.words[matches.index(None) :]
+        for at, (word, match) in enumerate(zip(command.words, matches, strict=True)):
             if match is None:
                 continue  # an option, or a name alone
             name, adds = match[1], bool(match[2])
@@ -210,12 +266,42 @@ class _Run:
         self.values.pop(name, None)
         self.unknown.add(name)
 
-    def _source(self, path: str, *, settled: bool) -> None:
+    def _forget_changed(self, first: str, words: list[Word]) -> None:
+        """Names that a command changes in a way that only a shell can follow."""
+        text = " ".join(word.plain for word in words)
+        if first in _SETS:
+            names = {word.plain.partition("[")[0] for word in words[1 : 2 if first in ("for", "select") else None]}
+            names |= changed_names(text) if first == "for" else set()
+        elif first == "let" or first.startswith("(("):
+            names = changed_names(text)
+        elif first == "eval":
+            self.incomplete = True
+            names = changed_names(text)
+        else:
+            names = {match[1] for word in words[:1] if (match := _ELEMENT.match(word.plain))}
+        for name in names:
+            self._forget(name)
+
+    def _print(self, name: str, words: list[Word], *, settled: bool) -> None:
+        """``printf -v NAME FORMAT TEXT``."""
+        known = all(self._fill(part.text) is not None for word in words for part in word.parts if part.expands)
+        form, *texts = [text for word in words for text in self.expand(word)] or [""]
+        if settled and known and len(texts) == 1 and form.count("%") == form.count("%s") == 1:
+            self._set(name, [form.replace("%s", texts[0])])
+        else:
+            self._forget(name)
+
+    def _source(self, path: str, settings: list[Word], *, settled: bool) -> None:
+        """``settings``: what stands before, and is so while the script is read."""
         text = self.read_file(path)
         if text is None:
             self.incomplete = True
-        else:
-            self.execute(text, settled=settled)
+            return
+        values = dict(self.values)
+        self._assign(Command(settings), settled=settled)
+        self.execute(text, settled=settled)
+        for name in (word.plain.partition("=")[0].rstrip("+") for word in settings):
+            self._set(name, values[name]) if name in values else self.values.pop(name, None)
 
 
 def _has_flags(words: list[str]) -> bool:
@@ -226,11 +312,3 @@ def _has_flags(words: list[str]) -> bool:
 def _shortened(words: list[str], limit: int = 100) -> str:
     text = " ".join(words)
     return text if len(text) <= limit else f"{text[:limit]}…"
-
-
-def _number(node: ast.expr) -> int:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int):
-        return node.value
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        return _OPERATORS[type(node.op)](_number(node.left), _number(node.right))
-    raise ValueError("not a sum of numbers")

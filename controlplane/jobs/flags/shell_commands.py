@@ -50,6 +50,8 @@ class Command:
     """What begins with it, from the outermost on."""
     follows_head: bool = False
     """The head of a function stands before it."""
+    otherwise: bool = False
+    """``else`` stands before it."""
 
     @property
     def begins(self) -> bool:
@@ -60,6 +62,7 @@ class Command:
         """Without the words that only lead to it."""
         first = 0
         while first < len(self.words) and (word := self.words[first].plain) in _LEADS | _CLOSES.keys() | {"function"}:
+            self.otherwise = self.otherwise or word == "else"
             if word == "function":
                 self.follows_head = True
                 first += 1  # its name

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+_SETS = re.compile(r"[A-Za-z_]\w*\+?=")
+_HOME = re.compile(r"~(?=[/\s]|$)")
 _REDIRECTION = re.compile(r"(?:\d+|&)?(<<<|<<-?|<>|<&|<|>>|>\||>&|>)")
 
 
@@ -71,6 +73,9 @@ def shell_words(text: str) -> Iterator[Word | Break]:
         elif character in ";&|":
             at += 1
             yield Break.END
+        elif text.startswith("((", at) and (end := _closing(text, at)) and text.startswith("))", end - 2):
+            yield Word((Part(text[at:end], False, False),))
+            at = end
         elif character in "()":
             at += 1
             yield Break.OPEN if character == "(" else Break.CLOSE
@@ -110,12 +115,22 @@ def _word(text: str, at: int) -> tuple[Word, int]:
         elif character == '"':
             inner, at = _double_quoted(text, at + 1)
             parts += inner
+        elif text.startswith("$'", at):
+            decoded, at = _ansi_quoted(text, at + 2)
+            parts.append(Part(decoded, False, True))
+        elif character == "~" and _HOME.match(text, at) and (not parts or _SETS.fullmatch(Word(tuple(parts)).plain)):
+            parts.append(Part("$HOME", True, True))
+            at += 1
+        elif character == "`":
+            end = _until(text, "`", at + 1)
+            parts.append(Part(f"$({text[at + 1 : end]})", True, False))
+            at = end + 1
         elif character == "$" and (end := _expansion(text, at)) > at + 1:
             parts.append(Part(text[at:end], True, False))
             at = end
         else:
             end = at + 1
-            while end < len(text) and text[end] not in " \t\r\n;&|()<>\\'\"$":
+            while end < len(text) and text[end] not in " \t\r\n;&|()<>\\'\"$`~":
                 end += 1
             parts.append(Part(text[at:end], False, False))
             at = end
@@ -132,26 +147,46 @@ def _double_quoted(text: str, at: int) -> tuple[list[Part], int]:
         elif text[at] == "$" and (end := _expansion(text, at)) > at + 1:
             parts += [Part(literal, False, True), Part(text[at:end], True, True)]
             literal, at = "", end
+        elif text[at] == "`":
+            end = _until(text, "`", at + 1)
+            parts += [Part(literal, False, True), Part(f"$({text[at + 1 : end]})", True, True)]
+            literal, at = "", end + 1
         else:
             literal += text[at]
             at += 1
     return [*parts, Part(literal, False, True)], at + 1
 
 
+def _ansi_quoted(text: str, at: int) -> tuple[str, int]:
+    """What stands in ``$'…'``, where ``\\n`` is a line's end."""
+    end = at
+    while end < len(text) and text[end] != "'":
+        end += 2 if text[end] == "\\" else 1
+    escaped = text[at:end].encode("latin-1", "backslashreplace")
+    try:
+        return escaped.decode("unicode_escape"), end + 1
+    except UnicodeDecodeError:
+        return text[at:end], end + 1
+
+
 def _expansion(text: str, at: int) -> int:
     """Where what ``$`` begins at ``at`` ends."""
-    opening = text[at + 1 : at + 2]
-    if opening in ("{", "("):
-        closing, depth = {"{": "}", "(": ")"}[opening], 0
-        for end in range(at + 1, len(text)):
-            depth += (text[end] == opening) - (text[end] == closing)
-            if depth == 0:
-                return end + 1
-        return len(text)
+    if text[at + 1 : at + 2] in ("{", "("):
+        return _closing(text, at + 1) or len(text)
     end = at + 1
     while end < len(text) and (text[end].isalnum() or text[end] == "_"):
         end += 1
     return end
+
+
+def _closing(text: str, at: int) -> int:
+    """Where what the parenthesis or brace at ``at`` opens has been closed; 0: it is not."""
+    opening, closing, depth = text[at], {"{": "}", "(": ")"}[text[at]], 0
+    for end in range(at, len(text)):
+        depth += (text[end] == opening) - (text[end] == closing)
+        if depth == 0:
+            return end + 1
+    return 0
 
 
 def _until(text: str, what: str, at: int) -> int:

@@ -84,7 +84,9 @@ TRAINS = "\npython train.py ${A[@]} --lr ${LR:-9}"
         "(( N > 1 )) && { A+=(--b); LR=3; }",
         "source x.sh || A=() || LR=3",
         "if true; then A+=(--b); else LR=3; fi",
-        "for (( i = 0; i < 3; i++ )); do A+=(--b); LR=3; done < /hosts",
+        "for I in $(cat /hosts); do A+=(--b); LR=3; done < /hosts",
+        "for ((I=0; I<N; I++)); do A+=(--b); LR=3; done",
+        "for ((I=0; I<3; I++)); do [ $X ] && LR=3; A+=(--b); done",
         "case $X in a) A+=(--b);; b) LR=3;; esac",
         "f() { A+=(--b); }\nfunction g {\n  LR=3\n}",
         "if [ $X ]; then source /b.sh; fi",
@@ -189,6 +191,79 @@ def test_bits_that_are_shifted_are_no_here_document() -> None:
 def test_arrays_and_plain_lines_of_flags_are_enough() -> None:
     assert script_words("A_ARGS=(\n --a 1 # one\n)\nB_ARGS=( --b 'x y' )\n") == ["--a", "1", "--b", "x y"]
     assert script_words("--a b \\\n  --c d\n# no\n--e 'f g'\n") == ["--a", "b", "--c", "d", "--e", "f g"]
+
+
+COUNTS = """NLAYERS="${NUM_LAYERS:-5}"
+FIRST=2
+arr=()
+for ((i=0; i<NLAYERS; i++)); do
+  if (( i < FIRST )); then
+    arr+=(0)
+  else
+    arr+=(1)
+  fi
+done
+
+printf -v FREQ "[%s]" "$(IFS=', '; echo "${arr[*]}")"
+A=(--moe-layer-freq $FREQ --num-layers $NLAYERS)
+"""
+
+
+def test_a_loop_that_counts_is_run() -> None:
+    trains = "python train.py ${A[@]}"
+    freq = ["python", "train.py", "--moe-layer-freq"]
+    assert script_words(COUNTS + trains) == [*freq, "[0,0,1,1,1]", "--num-layers", "5"]
+    assert script_words("NUM_LAYERS=3\n" + COUNTS + trains) == [*freq, "[0,0,1]", "--num-layers", "3"]
+    read = {"/m.sh": COUNTS}.get
+    sourced = script_words(f"NUM_LAYERS=2 source /m.sh\n{trains} --n ${{NUM_LAYERS:-9}}", read_file=read)
+    assert sourced == [*freq, "[0,0]", "--num-layers", "2", "--n", "9"]
+    for unknown in ("FIRST=$(cat /first)", "NLAYERS=$(cat /n)", "NLAYERS=100000"):
+        found = script_words(COUNTS.replace("arr=()", f"{unknown}\narr=()") + trains)
+        assert found[3] == "$FREQ"
+
+
+def test_variables_of_the_environment_are_filled_in_and_what_a_script_sets_goes_before_them() -> None:
+    script = 'export B=2\nA=(--a $BASE/x --b $B --c "${C:-7}" --d ~/d --e ${E-5})\npython train.py ${A[@]} ${MORE[@]}'
+    environment = {"BASE": "/base", "B": "9", "C": "", "HOME": "/me", "MORE": "--f 1", "E": ""}
+    assert script_words(script, environment=environment) == [
+        *("python", "train.py", "--a", "/base/x", "--b", "2", "--c", "7", "--d", "/me/d", "--e", "--f", "1")
+    ]
+    assert script_words(script)[2:8] == ["--a", "$BASE/x", "--b", "2", "--c", "7"]
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        *(
+            "IFS=' ' read -ra A <<< '--b 2'",
+            "mapfile -t A < /a",
+            "readarray -t A < <(gen)",
+            "A[1]=2",
+            'eval "A+=(--b)"',
+        ),
+        *("while read A; do true; done < /a", "while getopts 'a:' A; do true; done", "unset 'A[0]'"),
+        *("printf -v A '%s %s' 1 2", "printf -v A '%d' $(cat /a)", "(( A++ ))", "(( A = 5 ))", "let A+=1"),
+        *("for ((A=0; A<N; A++)); do true; done", "A=$((16#ff))", "A=`cat /a`"),
+    ],
+)
+def test_what_changes_a_name_in_ways_that_only_a_shell_follows_makes_it_unknown(sets: str) -> None:
+    for before in ("A=(--a 1)", "true"):
+        assert script_words(f"{before}\n{sets}\npython train.py ${{A[@]}}") == ["python", "train.py", "${A[@]}"]
+
+
+def test_an_array_is_not_taken_for_empty_where_a_script_was_sourced_that_cannot_be_read() -> None:
+    for sourced in ("source <(gen)", ". /x.sh", 'eval "$(gen)"'):
+        assert script_words(f"{sourced}\npython train.py ${{A[@]}}") == ["python", "train.py", "${A[@]}"]
+
+
+def test_what_stands_before_a_command_is_set_for_that_one_alone() -> None:
+    assert script_words("LR=1\nLR=2 foo\nLR=3 python train.py --lr $LR") == ["python", "train.py", "--lr", "1"]
+
+
+def test_escapes_and_backquotes_are_read_as_a_shell_reads_them() -> None:
+    assert script_words("--a $'\\n\\n' $'it\\'s' --b `date` --c \"x`date`\" --d a~b") == [
+        *("--a", "\n\n", "it's", "--b", "$(date)", "--c", "x$(date)", "--d", "a~b")
+    ]
 
 
 def test_what_only_a_shell_knows_stays_as_it_is() -> None:

@@ -424,9 +424,19 @@ def test_flags_that_say_what_is_always_so_are_ignored() -> None:
         assert outcome(found, flag)[0] is Outcome.IGNORED
 
 
-def test_an_empty_value_is_of_no_matter_where_the_flag_is_ignored() -> None:
-    found = run("--wandb-key", "", "--wandb-group", "")
+@pytest.mark.parametrize("value", ["", "${WANDB_KEY}"])
+def test_a_variable_that_is_not_set_is_of_no_matter_where_the_flag_is_ignored(value: str) -> None:
+    found = run("--wandb-key", value, "--wandb-group", value, "--prometheus-port", "${PORT}")
     assert found.spec is not None and outcome(found, "--wandb-key")[0] is Outcome.IGNORED
+
+
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [("--tp-size", "--sglang-tp-size"), ("--eps-clp", "--eps-clip"), ("--num_layers", "--num-layers"), ("-h", None)],
+)
+def test_the_dashes_of_a_flag_are_no_likeness(flag: str, meant: str | None) -> None:
+    [error] = run(flag).errors
+    assert error.suggestion == meant
 
 
 def test_stop_texts_of_blanks_and_of_a_shells_signs_arrive() -> None:
