@@ -75,9 +75,25 @@ def test_explain_shows_which_flag_set_what_what_is_ignored_and_that_the_job_woul
     assert found.exit_code == 0, found.output
     lines = [line.split() for line in found.output.splitlines()]
     assert ["lr", "2e-06", "--lr"] in lines
-    assert any(line[:2] == ["megatron.num_layers", "2"] and "config.json" in line for line in lines)
+    facts = next(at for at, line in enumerate(lines) if line[:2] == ["trainer.megatron", "(must"])
+    assert lines[facts + 1] == ["num_layers", "2", "--num-layers"]
     assert any(line[:1] == ["--balance-data"] and "balanced" in line for line in lines)
     assert "14 flags" not in found.output and "the job would be accepted" in found.output
+
+
+def test_explain_breaks_no_flag_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    flags = ["--accumulate-allreduce-grads-in-fp32", "--dynamic-sampling-filter-path", "--sglang-cuda-graph-bs"]
+    given = [flags[0], flags[1], "my_package.my_filters.keep", flags[2], *map(str, range(8, 257, 8)), "--use-tis"]
+    found = run("explain", *GOOD, *given, "--eval-interval", "1", "--eval-prompt-data", "aime", "/" + "a" * 70)
+    assert found.exit_code == 0, found.output
+    lines = found.output.splitlines()
+    shown = lines[: next(at for at, line in enumerate(lines) if not line)]
+    assert max(map(len, shown)) <= 80
+    for flag in (*flags, "--eval-prompt-data"):
+        assert any(line.endswith(flag) for line in shown), flag
+    numbers = [word.strip("[],") for line in shown for word in line.split()]
+    assert {"104", "128", "256"} <= set(numbers)
 
 
 def test_explain_as_json_has_the_whole_spec_and_every_flag() -> None:
