@@ -11,6 +11,7 @@ its own waits 15 s for its agents at most, which a busy machine exceeds.
 
 import json
 import logging
+import re
 import sys
 import time
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from ray._private.node import Node
 from ray._private.parameter import RayParams
 
 log = logging.getLogger(__name__)
+
+_COMPLAINT = re.compile(r"\[[^]]* [EFC] ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +47,27 @@ class _Head(Node):
         self._webui_url = ""
 
     def start_ray_processes(self) -> None:
-        """With the raylet known to the GCS. Ray by itself gives it 30 s after this, which a busy machine exceeds; who
-        started this process has a deadline."""
+        """With the raylet known to the GCS. Ray by itself gives it 30 s after this, which a busy machine exceeds, and
+        as long to one that has died; who started this process has a deadline."""
         super().start_ray_processes()
-        while not self.dead_processes():
+        while not (dead := self.dead_processes()):
             try:
                 services.get_node(self.gcs_address, self._node_id)
             except RuntimeError:
                 time.sleep(0.1)
             else:
                 return
+        raise RuntimeError("; ".join([*self._complaints(dead), _ends(dead)]))
+
+    def _complaints(self, dead: list[tuple[str, Any]]) -> list[str]:
+        """The last that those processes logged as an error: their logs go with the cluster's directory."""
+        logs = [path for kind, _ in dead for path in sorted(Path(self.get_logs_dir_path()).glob(f"{kind}.*"))]
+        lines = [line for path in logs for line in path.read_text(errors="replace").splitlines()]
+        return [line.strip() for line in lines if _COMPLAINT.match(line)][-3:]
+
+
+def _ends(dead: list[tuple[str, Any]]) -> str:
+    return ", ".join(f"{kind} exited with {process.returncode}" for kind, process in dead)
 
 
 def main() -> int:
@@ -81,7 +95,7 @@ def main() -> int:
     log.info("Ray is up at %s", node.gcs_address)
     while not (dead := node.dead_processes()):
         time.sleep(1.0)
-    log.error("ended: %s", ", ".join(f"{kind} exited with {process.returncode}" for kind, process in dead))
+    log.error("ended: %s", _ends(dead))
     return 1
 
 

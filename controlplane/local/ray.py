@@ -86,14 +86,11 @@ def start(settings: Settings, *, timeout_s: float = START_TIMEOUT_S) -> RayHandl
             return found
     stop(settings)
     secret(token_path(settings))
-    # Ray picks its other ports (of workers) itself; with these a race against another program is run once more.
-    error: LocalError | None = None
-    for _ in range(2):
-        try:
-            return _launch(settings, timeout_s)
-        except _PortTaken as taken:
-            error = taken
-    raise error or LocalError("Ray did not start")
+    try:
+        return _launch(settings, timeout_s)
+    except _Ended:
+        # Its ports are free when they are chosen and not yet taken, a race with other programs: run once more.
+        return _launch(settings, timeout_s)
 
 
 def stop(settings: Settings) -> bool:
@@ -118,8 +115,8 @@ def stop(settings: Settings) -> bool:
     return ran
 
 
-class _PortTaken(LocalError):
-    pass
+class _Ended(LocalError):
+    """While it started."""
 
 
 def _launch(settings: Settings, timeout_s: float) -> RayHandle:
@@ -172,8 +169,7 @@ def _launch(settings: Settings, timeout_s: float) -> RayHandle:
         time.sleep(0.05)
     last = log_tail(home, "ray", since=since)
     shutil.rmtree(directory, ignore_errors=True)
-    taken = "ddress already in use" in last or "bind" in last
-    raise (_PortTaken if taken else LocalError)(f"Ray ended while it started; {log_path(home, 'ray')}:\n{last}")
+    raise _Ended(f"Ray ended while it started; {log_path(home, 'ray')}:\n{last}")
 
 
 def _belongs(pid: int, directory: Path) -> bool:

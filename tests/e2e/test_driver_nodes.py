@@ -41,13 +41,18 @@ sys.modules["trainers.driver"] = module
 
 
 @pytest.fixture
-def nodes() -> Iterator[Cluster]:
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A node that knows nothing of Rollway, with the token that tests/conftest.py wrote."""
     # Short: the path of a unix socket holds at most 107 bytes.
     directory = Path(tempfile.mkdtemp(prefix="rwt-", dir="/tmp"))
-    head = {"num_cpus": 1, "object_store_memory": MEMORY, "include_dashboard": False, "temp_dir": str(directory)}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    # Where the cluster notes its address: by default in /tmp/ray, which others share and a new machine lacks.
+    monkeypatch.setenv("RAY_TMPDIR", str(directory))
+    (directory / "ray").mkdir()
+    cluster = Cluster()
     try:
+        cluster.add_node(
+            num_cpus=1, object_store_memory=MEMORY, include_dashboard=False, temp_dir=str(directory / "head")
+        )
         yield cluster
     finally:
         cluster.shutdown()
