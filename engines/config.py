@@ -128,3 +128,13 @@ class EngineConfig(Section):
             if key in OWNED_SGLANG_OPTIONS:
                 raise ValueError(f"sglang.{key} is set by the system: use {OWNED_SGLANG_OPTIONS[key]}")
         return self
+
+    @model_validator(mode="after")
+    def _one_replica(self) -> "EngineConfig":
+        replicas = self.sglang.get("dp_size") or 1
+        if isinstance(replicas, int) and replicas > 1 and not self.sglang.get("enable_dp_attention"):
+            raise ValueError(
+                f"sglang.dp_size ({replicas}) needs sglang.enable_dp_attention: an engine has the accelerators of one "
+                "replica, and further ones are further engines: raise resources.rollout_num_gpus"
+            )
+        return self

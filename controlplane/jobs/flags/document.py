@@ -38,7 +38,8 @@ The rules:
 
 - **Nothing is dropped.** Every flag is set, ignored for a reason that is told, or refused. An unknown or abbreviated
   one is refused with the nearest known name. Of a flag that is given twice the last one holds, and a notice says so.
-- **slime's defaults hold** where a command line is given, also where a spec has others.
+- **slime's defaults hold** where a command line is given, also where a spec has others. Of two that slime leaves to
+  Megatron a notice tells instead: dropout is 0, not 0.1, and without a batch size a step has all samples of a rollout.
 - **`--sglang-X`** is SGLang's option X, and becomes `engine.sglang.X`. Options that the system sets are refused with
   the flag or field that decides them.
 - **`--router-X`** is sglang-router's option X. A job's router is set up by the system: what could only change its speed

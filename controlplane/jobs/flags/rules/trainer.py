@@ -9,6 +9,7 @@ from controlplane.jobs.flags.given import Given
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     _batch(given, draft)
     _micro_batches(given, draft)
+    _dropout(given, draft)
     _layout(given, draft)
     _warmup(given, draft)
     seed = given["--seed"]
@@ -41,6 +42,11 @@ def _batch(given: Given, draft: Draft) -> None:
     flag, steps, prompts = "--num-steps-per-rollout", given["--num-steps-per-rollout"], given["--rollout-batch-size"]
     if flag not in given or prompts is None:
         draft.ignore(flag, "it divides --rollout-batch-size, which is missing")
+        if flag not in given and "--global-batch-size" not in given:
+            draft.remark(
+                f"neither --global-batch-size nor {flag} is given: a step has all samples of a rollout. slime's has "
+                "--micro-batch-size samples for each data-parallel rank, which is Megatron's default"
+            )
         return
     samples = prompts * given["--n-samples-per-prompt"]
     size = samples // steps if steps > 0 else 0
@@ -51,6 +57,11 @@ def _batch(given: Given, draft: Draft) -> None:
         draft.refuse(flag, why)
     else:
         draft.set("trainer.global_batch_size", size, flag)
+
+
+def _dropout(given: Given, draft: Draft) -> None:
+    if missing := [flag for flag in ("--attention-dropout", "--hidden-dropout") if flag not in given]:
+        draft.remark(f"{' and '.join(missing)}: 0 here; unset, slime trains with Megatron's default of 0.1")
 
 
 def _micro_batches(given: Given, draft: Draft) -> None:

@@ -15,8 +15,9 @@ FLAGS = (
     differs(
         "--rollout-max-context-len",
         INT,
-        "engine.sglang.context_length",
-        "the engine's own limit, of training and evaluation alike; beside --sglang-context-length the smaller one",
+        ("engine.sglang.context_length", "data.max_prompt_len"),
+        "the engine's own limit, of training and evaluation alike; beside --sglang-context-length the smaller one. "
+        "Without `--rollout-max-prompt-len`, prompts have one token less at most, as in slime",
     ),
     maps("--rollout-stop", TEXTS, "rollout.sampling.stop"),
     maps("--rollout-stop-token-ids", INTS, "rollout.sampling.stop_token_ids"),

@@ -417,6 +417,30 @@ def test_a_secret_is_shown_nowhere(flag: str, expected: Outcome) -> None:
     assert outcome(found, flag)[0] is expected
 
 
+def test_where_megatrons_default_is_not_taken_a_notice_tells() -> None:
+    told = " ".join(run().report.remarks)
+    assert "--attention-dropout and --hidden-dropout: 0 here" in told and "a step has all samples" in told
+    assert shipped().megatron.by_name("hidden_dropout").default == 0.1  # type: ignore[union-attr]
+    sized = ("--global-batch-size", "8"), ("--num-steps-per-rollout", "2")
+    for size in sized:
+        told = run("--attention-dropout", "0.0", "--hidden-dropout", "0.0", *size).report.remarks
+        assert not told
+
+
+def test_a_context_leaves_prompts_one_token_less() -> None:
+    assert spec("--rollout-max-context-len", "100")["data"]["max_prompt_len"] == 99
+    both = spec("--rollout-max-context-len", "100", "--rollout-max-prompt-len", "60")
+    assert both["data"]["max_prompt_len"] == 60
+    assert "leaves no room" in refused("--rollout-max-context-len", "100", "--rollout-max-prompt-len", "100")
+    assert spec()["data"]["max_prompt_len"] is None
+
+
+def test_an_engine_has_one_replica_unless_attention_is_split_over_its_data() -> None:
+    assert "raise resources.rollout_num_gpus" in refused("--sglang-data-parallel-size", "2")
+    both = spec("--sglang-dp-size", "2", "--sglang-enable-dp-attention")["engine"]["sglang"]
+    assert both == {"dp_size": 2, "enable_dp_attention": True}
+
+
 def test_flags_that_say_what_is_always_so_are_ignored() -> None:
     found = run("--qkv-format", "thd", "--use-tis", "--tis-level", "token", "--disable-rollout-trim-samples")
     assert found.spec is not None
