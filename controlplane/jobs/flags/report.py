@@ -1,5 +1,6 @@
 """What became of each flag of a command line."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -59,12 +60,18 @@ class Report:
         )
         return tuple(dict.fromkeys((*self.remarks, *differing, *ignored)))
 
-    def setters(self, field: str, *, parts: bool = True) -> tuple[str, ...]:
-        """The flags that set ``field``, or, with ``parts``, something in it."""
+    def setters(self, field: str, *, parts: bool = True, named: Container[str] | None = None) -> tuple[str, ...]:
+        """The flags that set ``field``, or, with ``parts``, something in it: of those alone whose own name is among
+        ``named``, if that is given."""
+        prefix = f"{field}." if field else ""
         found = (
             entry.flag
             for entry in self.entries
             if entry.outcome is Outcome.SET
-            and any(each == field or (parts and each.startswith(f"{field}.")) for each in entry.fields)
+            and any(
+                (each == field or (parts and each.startswith(prefix)))
+                and (named is None or each.rpartition(".")[2] in named)
+                for each in entry.fields
+            )
         )
         return tuple(dict.fromkeys(found))

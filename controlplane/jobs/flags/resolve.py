@@ -1,5 +1,6 @@
 """A command line all the way: translated, validated, and each error with the flag that it comes from."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -51,5 +52,7 @@ def resolve(
 
 
 def _with_flags(error: FieldError, report: Report) -> FieldError:
-    flags = report.setters(error.path)
+    """What is wrong with a whole section, or the whole spec, is told by the names of its fields."""
+    named = set(re.findall(r"\w+", error.message)) if "." not in error.path else None
+    flags = () if error.path.startswith("-") else report.setters(error.path, named=named)
     return replace(error, message=f"{error.message} (set by {', '.join(flags)})") if flags else error

@@ -14,7 +14,7 @@ from controlplane.jobs.flags.options import place
 from controlplane.jobs.flags.parse import parse
 from controlplane.jobs.flags.report import Report
 from controlplane.jobs.flags.rules import RULES
-from controlplane.jobs.flags.rules.algorithm import generates
+from controlplane.jobs.flags.rules.algorithm import uses_engines
 from controlplane.jobs.flags.table import TABLE
 
 REQUIRED = ("--hf-checkpoint", "--prompt-data", "--rollout-batch-size", "--num-rollout", "--rollout-num-gpus")
@@ -86,7 +86,7 @@ def _differs(field: str, default: Any) -> bool:
 
 
 def _missing(given: Given) -> tuple[str, ...]:
-    optional = {"--rollout-num-gpus"} if not generates(given) or "--colocate" in given else set[str]()
+    optional = {"--rollout-num-gpus"} if not uses_engines(given) or "--colocate" in given else set[str]()
     if "--num-epoch" in given:
         optional.add("--num-rollout")
     for use in given.uses:

@@ -17,10 +17,18 @@ _PLAIN = (
 _NO_PENALTY = "without --use-kl-loss or --kl-coef there is no KL penalty"
 
 
+def trains_alone(given: Given) -> bool:
+    """Whether slime would start no engines."""
+    return "--debug-train-only" in given or "--load-debug-rollout-data" in given
+
+
 def generates(given: Given) -> bool:
-    return given["--loss-type"] != "sft_loss" and not (
-        "--debug-train-only" in given or "--load-debug-rollout-data" in given
-    )
+    """Whether there are rollouts to learn from."""
+    return given["--loss-type"] != "sft_loss" and not trains_alone(given)
+
+
+def uses_engines(given: Given) -> bool:
+    return generates(given) or ("--eval-interval" in given and not trains_alone(given))
 
 
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 from controlplane.jobs.flags.draft import Draft
 from controlplane.jobs.flags.given import Given
+from controlplane.jobs.flags.rules.algorithm import trains_alone
 from controlplane.jobs.flags.rules.functions import read_yaml
 from controlplane.jobs.flags.rules.rewards import FIELD, rule
 from controlplane.jobs.flags.table import GROUPS
@@ -33,18 +34,16 @@ _SET_FIELDS = {
     "metadata_key": "metadata_key",
     "n_samples_per_eval_prompt": "n_samples_per_prompt",
 }
+_BESIDE = ("--eval-function-path", "--eval-reward-key", "--custom-eval-rollout-log-function-path")
 _SET_REWARD = ("rm_type", "custom_rm_path")
 
 
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     interval = "--eval-interval"
-    if interval not in given:
-        for flag in (*GROUPS["Evaluation"],):
-            if flag.kind != "refused":
-                draft.ignore(flag.name, f"without {interval} nothing is evaluated")
-        draft.ignore("--eval-function-path", f"without {interval} nothing is evaluated")
-        draft.ignore("--eval-reward-key", f"without {interval} nothing is evaluated")
-        draft.ignore("--custom-eval-rollout-log-function-path", f"without {interval} nothing is evaluated")
+    if interval not in given or trains_alone(given):
+        why = "this job generates nothing" if interval in given else f"without {interval} nothing is evaluated"
+        for flag in (*(flag.name for flag in GROUPS["Evaluation"] if flag.kind != "refused"), *_BESIDE):
+            draft.ignore(flag, why)
         return
     sampling = draft.get("rollout.sampling", {}) | _overrides(given)
     draft.set("eval.interval", given[interval], interval)

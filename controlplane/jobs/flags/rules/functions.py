@@ -24,7 +24,23 @@ _PATHS = tuple(
 )
 
 
+_OF_ROLLOUTS = (
+    *("--rollout-function-path", "--custom-generate-function-path", "--rollout-sample-filter-path"),
+    *("--rollout-all-samples-process-path", "--data-source-path", "--buffer-filter-path"),
+)
+_OF_TRAINING = (
+    *("--custom-reward-post-process-path", "--custom-model-provider-path", "--custom-megatron-init-path"),
+    *("--custom-megatron-before-log-prob-hook-path", "--custom-megatron-before-train-step-hook-path"),
+)
+
+
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
+    if "--load-debug-rollout-data" in given:
+        for flag in _OF_ROLLOUTS:
+            draft.ignore(flag, "--load-debug-rollout-data has the rollouts")
+    elif "--debug-rollout-only" in given:
+        for flag in _OF_TRAINING:
+            draft.ignore(flag, "--debug-rollout-only trains nothing")
     _rollout(given, draft)
     if given["--dynamic-sampling-filter-path"] == _FILTER:
         draft.set("rollout.dynamic_sampling_filter", "reward_nonzero_std", "--dynamic-sampling-filter-path")
@@ -42,6 +58,8 @@ def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
 def _rollout(given: Given, draft: Draft) -> None:
     flag = "--rollout-function-path"
     path = given[flag]
+    if draft.settled(flag):
+        return
     if path in _ROLLOUTS:
         draft.ignore(flag, _SHIPPED)
     elif path == _SFT:

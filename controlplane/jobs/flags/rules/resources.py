@@ -4,13 +4,13 @@ from collections.abc import Mapping
 
 from controlplane.jobs.flags.draft import Draft
 from controlplane.jobs.flags.given import Given
-from controlplane.jobs.flags.rules.algorithm import generates
+from controlplane.jobs.flags.rules.algorithm import uses_engines
 
 
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     training = given["--actor-num-nodes"] * given["--actor-num-gpus-per-node"]
     field = "resources.rollout_num_gpus"
-    if not generates(given):
+    if not uses_engines(given):
         draft.ignore("--colocate", "this job generates nothing")
         draft.ignore("--rollout-num-gpus", "this job generates nothing")
         return

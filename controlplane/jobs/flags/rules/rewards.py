@@ -5,7 +5,7 @@ from typing import Any
 
 from controlplane.jobs.flags.draft import Draft
 from controlplane.jobs.flags.given import Given
-from controlplane.jobs.flags.rules.algorithm import generates
+from controlplane.jobs.flags.rules.algorithm import uses_engines
 
 _RULES = ("deepscaler", "dapo", "math", "f1", "gpqa")
 _BOXED = ("f1", "gpqa")
@@ -14,7 +14,7 @@ FIELD = "rollout.reward"
 
 
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
-    if not generates(given) and "--custom-rm-path" not in given and "--rm-type" not in given:
+    if not uses_engines(given) and "--custom-rm-path" not in given and "--rm-type" not in given:
         for flag in _FLAGS:
             draft.ignore(flag, "this job scores nothing")
         return

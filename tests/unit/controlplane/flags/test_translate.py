@@ -401,6 +401,43 @@ def test_debug_flags_choose_a_half_and_a_directory() -> None:
     assert spec("--dump-details", "/d")["debug"]["save_rollouts"] == "/d/rollout_data"
 
 
+def test_what_the_other_half_alone_would_read_is_ignored_in_a_half() -> None:
+    evaluates = ("--eval-interval", "5", "--eval-prompt-data", "a", "/a")
+    functions = ("--rollout-function-path", "slime.x.y", "--data-source-path", "a.b", "--buffer-filter-path", "a.b")
+    found = run("--load-debug-rollout-data", "/d", *evaluates, *functions)
+    assert found.spec is not None, found.errors
+    for flag in ("--eval-interval", "--eval-prompt-data", *functions[::2]):
+        assert outcome(found, flag)[0] is Outcome.IGNORED, flag
+    found = run("--debug-rollout-only", "--custom-megatron-init-path", "a.b")
+    assert found.spec is not None and outcome(found, "--custom-megatron-init-path")[0] is Outcome.IGNORED
+
+
+def test_engines_that_only_evaluate_are_as_many_as_the_flag_says() -> None:
+    sft = ("--loss-type", "sft_loss", "--n-samples-per-prompt", "1", "--rollout-num-gpus", "4")
+    evaluates = ("--eval-interval", "5", "--eval-prompt-data", "a", "/a")
+    assert spec(*sft, *evaluates)["resources"]["rollout_num_gpus"] == 4
+    assert outcome(run(*sft), "--rollout-num-gpus")[0] is Outcome.IGNORED
+    halved = run(*sft, *evaluates, "--debug-train-only")
+    assert halved.spec is not None and not halved.spec.eval.sets
+    assert outcome(halved, "--rollout-num-gpus")[0] is Outcome.IGNORED
+
+
+@pytest.mark.parametrize(
+    ("words", "flags"),
+    [
+        (("--min-lr", "1", "--weight-decay", "0.1"), "--min-lr"),
+        (("--tensor-model-parallel-size", "3", "--weight-decay", "0.1"), "--tensor-model-parallel-size"),
+        (
+            ("--over-sampling-batch-size", "2", "--rollout-top-p", "0.5"),
+            "--rollout-batch-size, --over-sampling-batch-size",
+        ),
+    ],
+)
+def test_what_is_wrong_between_fields_is_told_with_their_flags_alone(words: tuple[str, ...], flags: str) -> None:
+    [error] = run(*words).errors
+    assert error.message.endswith(f"(set by {flags})")
+
+
 @pytest.mark.parametrize(
     ("flag", "expected"),
     [
