@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 type Seconds = Annotated[float, Field(gt=0)]
 type Positive = Annotated[int, Field(ge=1)]
+type Processes = Annotated[int, Field(ge=1, le=65536)]
+"""Each becomes an entry of what is asked of the cluster: a slip of the finger must not fill the driver's memory."""
 
 
 class Section(BaseModel):
@@ -25,10 +27,10 @@ class ResourcesConfig(Section):
     """How many accelerators train and how many generate; on CPU each counts one process slot."""
 
     accelerator: Accelerator = Accelerator.AUTO
-    actor_num_nodes: Positive = 1
-    actor_num_gpus_per_node: Positive = 1
-    rollout_num_gpus: Positive = 1
-    rollout_num_gpus_per_engine: Positive = 1
+    actor_num_nodes: Processes = 1
+    actor_num_gpus_per_node: Processes = 1
+    rollout_num_gpus: Processes = 1
+    rollout_num_gpus_per_engine: Processes = 1
     placement_timeout_s: Seconds = 300.0
 
     @model_validator(mode="after")

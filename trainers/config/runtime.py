@@ -1,6 +1,6 @@
 """The environment of the job's processes."""
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from engines.config import Section
 
@@ -10,3 +10,11 @@ class RuntimeConfig(Section):
 
     env_vars: dict[str, str] = Field(default_factory=dict)
     python_path: tuple[str, ...] = ()
+
+    @field_validator("env_vars")
+    @classmethod
+    def _can_be_set(cls, env_vars: dict[str, str]) -> dict[str, str]:
+        for name in env_vars:
+            if not name or "=" in name:  # a process that is started with it dies, and Ray starts the next
+                raise ValueError(f"{name!r} cannot be the name of an environment variable")
+        return env_vars

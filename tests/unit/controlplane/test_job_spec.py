@@ -112,6 +112,15 @@ def test_numbers_beyond_what_the_database_holds_are_refused_by_path() -> None:
     assert JobSpec.model_validate(GOOD | largest).planned_rollouts == 2**31 - 1
 
 
+@pytest.mark.parametrize("name", ["", "A=B"])
+def test_an_environment_variable_that_no_process_can_be_started_with_is_refused(name: str) -> None:
+    assert repr(name) in wrong(runtime={"env_vars": {"FINE": "a=b", name: "1"}})["runtime.env_vars"].message
+
+
+def test_more_processes_than_any_cluster_has_are_refused() -> None:
+    assert "65536" in wrong(resources={"rollout_num_gpus": 10**9})["resources.rollout_num_gpus"].message
+
+
 def test_sizes_that_do_not_agree_are_refused_with_both_numbers() -> None:
     message = next(iter(wrong(trainer={"tensor_model_parallel_size": 3}).values())).message
     assert "(3 × 1 × 1)" in message and "training processes (1)" in message
