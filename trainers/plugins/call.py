@@ -17,7 +17,7 @@ async def call(function: Callable[..., Any], *given: Any, name: str, timeout_s: 
         async with deadline:
             if is_async(function):
                 return await function(*given, **named)
-            found = await asyncio.to_thread(function, *given, **named)
+            found = await in_thread(function, *given, **named)
             return await found if inspect.isawaitable(found) else found
     except RunError:
         raise
@@ -29,10 +29,20 @@ async def call(function: Callable[..., Any], *given: Any, name: str, timeout_s: 
         if is_cancelled():
             raise
         raise RolloutFailed(f"{name} raised {error!r}") from error
-    except Exception as error:  # the user's code may raise anything
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         if type(error).__module__.startswith("engines."):
             raise  # an engine's failure is no fault of the function that used it
         raise RolloutFailed(f"{name} raised {error!r}") from error
+
+
+async def in_thread(function: Callable[..., Any], *given: Any, **named: Any) -> Any:
+    def work() -> Any:
+        try:
+            return function(*given, **named)
+        except StopIteration as error:  # which a future cannot carry: whoever waits would wait forever
+            raise RuntimeError(repr(error)) from error
+
+    return await asyncio.to_thread(work)
 
 
 def is_cancelled() -> bool:
@@ -50,7 +60,7 @@ def guarded[**P, R](function: Callable[P, R], name: str) -> Callable[P, R]:
             return function(*given, **named)
         except RunError:
             raise
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise RolloutFailed(f"{name} raised {error!r}") from error
 
     return called

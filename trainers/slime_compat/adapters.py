@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from engines.config import SamplingConfig
 from engines.types import Sample, SampleStatus
 from trainers.errors import RolloutFailed
+from trainers.plugins.call import in_thread
 from trainers.plugins.outputs import share_trajectory
 from trainers.plugins.signature import is_async, takes
 from trainers.rollout.protocols import DataSource, RolloutContext, RolloutOutput
@@ -223,12 +224,13 @@ class Adapter:
             ours = [self._back(each, self._buffer.original(each, name), name, version) for each in samples]
         elif rewards is not None:
             ours = [Sample(index=i, group_index=i, prompt="") for i in range(len(rewards))]
-            for sample, cut in zip(ours, value.get("truncated") or [False] * len(ours), strict=True):
+            cut_short = value.get("truncated") or [False] * len(ours)
+            for sample, cut in _each(ours, cut_short, f"{name} returned {{}} truncated"):
                 sample.status = SampleStatus.TRUNCATED if cut else SampleStatus.COMPLETED
         else:
             raise RolloutFailed(f"{name} must return rewards (or samples) for each eval set")
         if rewards is not None:
-            for sample, reward in zip(ours, rewards, strict=True):
+            for sample, reward in _each(ours, rewards, f"{name} returned {{}} rewards"):
                 sample.reward = number_of(reward, name=name, index=sample.index, reward_key=self._reward_key)
         groups: dict[int, list[Sample]] = {}
         for sample in ours:
@@ -246,7 +248,13 @@ class Adapter:
         )
 
 
+def _each(samples: Sequence[Sample], found: Sequence[Any], said: str) -> Iterator[tuple[Sample, Any]]:
+    if len(found) != len(samples):
+        raise RolloutFailed(f"{said.format(len(found))} for {len(samples)} samples of an eval set")
+    return zip(samples, found, strict=True)
+
+
 async def _called(function: Function, *given: Any, **named: Any) -> Any:
     if is_async(function):
         return await function(*given, **named)
-    return await asyncio.to_thread(function, *given, **named)
+    return await in_thread(function, *given, **named)

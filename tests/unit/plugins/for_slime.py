@@ -122,6 +122,10 @@ def evaluate_own(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool 
     return {"own": {"rewards": [1.0, 0.0, 0.5], "truncated": [s.truncated for s in samples], "samples": samples}}
 
 
+def finds_nothing(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
+    return next(iter(()))
+
+
 def nameless(args: Any, rollout_id: int, data_buffer: Any, evaluation: bool = False) -> Any:
     return RolloutFnTrainOutput(samples=[[Sample(prompt="p", tokens=[1])]])
 
@@ -168,6 +172,10 @@ async def rm(args: Any, sample: Sample) -> float:
 
 async def group_rm(args: Any, group: list[Sample]) -> list[float]:
     return [float(sample.response_length) for sample in group]
+
+
+def advantage(args: Any, rollout_data: dict[str, Any]) -> None:
+    rollout_data["advantages"] = rollout_data["returns"] = rollout_data["kl"]
 
 
 def keep(args: Any, samples: list[Sample], **kwargs: Any) -> DynamicFilterOutput:

@@ -259,6 +259,7 @@ async def test_a_wrong_return_of_any_other_door_is_named() -> None:
         (f"{USERS}:wrong", "users:wrong returned str '' for sample 3: expected a Sample or a list"),
         (f"{USERS}:fails", r"users:fails raised KeyError\('lost'\)"),
         (f"{USERS}:loses_a_task", r"users:loses_a_task raised CancelledError\(\)"),
+        (f"{USERS}:exits", r"users:exits raised SystemExit\(3\)"),
     ],
 )
 async def test_what_comes_back_wrong_names_function_and_sample(path: str, message: str) -> None:
@@ -266,6 +267,16 @@ async def test_what_comes_back_wrong_names_function_and_sample(path: str, messag
     assert plugins.doors.generate is not None
     with pytest.raises(RolloutFailed, match=message):
         await plugins.doors.generate(context(run), sampled(), run.rollout.sampling)
+
+
+async def test_a_plain_function_that_finds_nothing_is_not_waited_for_until_its_deadline() -> None:
+    plugins, _ = using("rollout_data_postprocess", f"{USERS}:finds_nothing")
+    with pytest.raises(RolloutFailed, match=r"users:finds_nothing raised RuntimeError\('StopIteration\(\)'\)"):
+        await asyncio.wait_for(plugins.postprocess([[sampled()]]), 9)
+    plugins, run = using("rollout_function", f"{SLIME}:finds_nothing")
+    assert plugins.rollout_function is not None
+    with pytest.raises(RolloutFailed, match="for_slime:finds_nothing raised RuntimeError"):
+        await asyncio.wait_for(plugins.rollout_function(context(run), 0), 9)
 
 
 async def test_a_whole_rollout_of_slimes_kind_reads_and_fills_the_data() -> None:
@@ -281,7 +292,7 @@ async def test_a_whole_rollout_of_slimes_kind_reads_and_fills_the_data() -> None
     assert output.metrics == {"own": 2.0}
     plugins, run = using("eval_function", f"{SLIME}.generate_rollout")
     assert plugins.eval_function is not None
-    with pytest.raises(RolloutFailed, match="raised ValueError"):  # four rewards and two flags
+    with pytest.raises(RolloutFailed, match="returned 2 truncated for 4 samples of an eval set"):  # four rewards and two flags
         await plugins.eval_function(context(run), 0)
 
 

@@ -45,6 +45,10 @@ async def fails(context: RolloutContext, sample: Sample, sampling: SamplingConfi
     raise KeyError("lost")
 
 
+async def exits(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Any:
+    raise SystemExit(3)
+
+
 async def loses_a_task(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> Any:
     tool = asyncio.create_task(asyncio.sleep(60))
     tool.cancel()
@@ -61,6 +65,10 @@ def keep_fails(group: list[Sample]) -> bool:
 
 def filter_fails(buffer: list[list[Sample]], n_groups: int) -> list[list[Sample]]:
     raise KeyError("lost")
+
+
+def finds_nothing(groups: list[list[Sample]]) -> None:
+    next(sample for group in groups for sample in group if sample.index < 0)
 
 
 def keep(group: list[Sample]) -> bool:

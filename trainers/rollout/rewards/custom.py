@@ -71,7 +71,7 @@ class CustomReward:
             if is_cancelled():
                 raise
             raise self._failed(error, where) from error
-        except Exception as error:  # the user's code may raise anything
+        except (Exception, SystemExit) as error:  # the user's code may raise anything
             raise self._failed(error, where) from error
         return (value,)
 
