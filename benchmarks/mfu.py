@@ -8,6 +8,7 @@ output layer does all of its work. Prints one line of JSON, and with ``--profile
 
 import argparse
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from engines.hardware.nvidia import CUDA
 from trainers.config import RunConfig
 from trainers.megatron.rank import Rank
 from trainers.protocols import MicroBatchPlan, TrainBatch, TrainSample
@@ -38,6 +40,8 @@ def main() -> None:
     parser.add_argument("--vocab", type=int, default=QWEN3_06B["vocab_size"])
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE", help="of trainer.megatron")
     options = parser.parse_args()
+    os.environ |= {**CUDA.environment, **CUDA.trainer_environment}  # what a rank's process has, and as many threads
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as directory:
         shape = Qwen3Config(**QWEN3_06B | {"vocab_size": options.vocab})
         with torch.device("cuda"):
@@ -68,7 +72,9 @@ def measure(options: argparse.Namespace, model: str) -> dict[str, Any]:
         device="cuda",
         begin=None,
     )
-    batch = _batch(options)
+    batch = _batch(options.sequences, options.length, options.vocab)
+    # Of another length first: what is measured are the kernels for ragged batches, not those of a single shape.
+    rank.step(_batch(options.sequences, options.length // 2 + 1, options.vocab))
     for _ in range(3):
         rank.step(batch)
     torch.cuda.reset_peak_memory_stats()
@@ -106,19 +112,18 @@ def _profile(rank: Rank, batch: TrainBatch) -> None:
     print(profile.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=90))
 
 
-def _batch(options: argparse.Namespace) -> TrainBatch:
+def _batch(sequences: int, length: int, vocab: int) -> TrainBatch:
     rng = np.random.default_rng(0)
-    length = options.length
     samples = [
         TrainSample(
-            tokens=rng.integers(0, options.vocab, length).astype(np.int32),
+            tokens=rng.integers(0, vocab, length).astype(np.int32),
             loss_mask=np.ones(length - 1, np.float32),
             rollout_log_probs=rng.normal(-12, 0.1, length - 1).astype(np.float32),
             advantage=float(rng.normal()),
         )
-        for _ in range(options.sequences)
+        for _ in range(sequences)
     ]
-    return TrainBatch(0, samples, MicroBatchPlan([[[list(range(options.sequences))]]]))
+    return TrainBatch(0, samples, MicroBatchPlan([[[list(range(sequences))]]]))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,8 @@ class Hardware:
     """For every process that computes: trainer ranks and engines."""
     engine_environment: Mapping[str, str]
     """For engine processes, beside ``environment``."""
+    trainer_environment: Mapping[str, str]
+    """For trainer ranks, beside ``environment``."""
     sglang_defaults: Mapping[str, Any]
     """SGLang options where its own default does not serve; a job's ``engine.sglang`` overrides them."""
 

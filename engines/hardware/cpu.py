@@ -12,6 +12,7 @@ CPU = Hardware(
     slot_resources={"CPU": 0.5},
     environment={"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 4))},
     engine_environment={"SGLANG_USE_CPU_ENGINE": "1"},
+    trainer_environment={},
     sglang_defaults={
         "device": "cpu",
         "attention_backend": "torch_native",

@@ -13,6 +13,8 @@ CUDA = Hardware(
     # process group, while the engine gets 'invalid argument' from NCCL.
     environment={"NCCL_CUMEM_ENABLE": "0"},
     engine_environment={},
+    # Micro-batches differ in length, and blocks of fixed size would be kept for lengths that do not come again.
+    trainer_environment={"PYTORCH_ALLOC_CONF": "expandable_segments:True"},
     sglang_defaults={"attention_backend": "triton", "sampling_backend": "pytorch"},
 )
 

@@ -49,8 +49,10 @@ class TrainRank:
         self._loop = asyncio.new_event_loop()
         _log_to(launch.log)
         # Torch reads these when it is imported, and Ray's own settings have come by now.
-        os.environ |= {"HF_HUB_OFFLINE": "1", **launch.hardware.environment, **launch.config.runtime.env_vars}
-        if launch.hardware.torch_device == "cpu":
+        hardware = launch.hardware
+        os.environ |= {"HF_HUB_OFFLINE": "1", **hardware.environment, **hardware.trainer_environment}
+        os.environ |= launch.config.runtime.env_vars
+        if hardware.torch_device == "cpu":
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
     def rendezvous(self) -> str:

@@ -70,4 +70,4 @@ def _cos_sin(angles: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def _compiled() -> Any:
-    return torch.compile(normalised_and_rotated, dynamic=True)
+    return torch.compile(normalised_and_rotated)  # for any number of tokens, and one shape of heads

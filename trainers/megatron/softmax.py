@@ -45,4 +45,6 @@ def on[**P, R](device: torch.device, function: Callable[P, R]) -> Callable[P, R]
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True)
+    # For any number of rows, which the second one tells the compiler. Vocabulary and temperature stay constants of the
+    # kernel: as variables they cost every logit divisions that take longer than reading it does.
+    return torch.compile(function)
