@@ -33,7 +33,7 @@ async def run(source: str, stdin: bytes = b"", wall_s: float = 10.0) -> Ended:
 
 def trying(statement: str) -> str:
     """A program that says whether the system refused a statement."""
-    return f"import os, socket\ntry:\n    {statement}\n    print('done')\nexcept OSError as e: print('refused')"
+    return f"import ctypes, os, socket\nlibc = ctypes.CDLL(None)\ntry:\n    {statement}\n    print('done')\nexcept OSError as e: print('refused')"
 
 
 @isolated
@@ -54,6 +54,11 @@ def trying(statement: str) -> str:
         "[open(str(i), 'wb').write(bytes(1 << 20)) for i in range(9)]",
         "[open(str(i), 'wb') for i in range(3000)]",
         "[os.fork() or __import__('time').sleep(9) for _ in range(9)]",
+        "os.memfd_create('x')",
+        "os.unshare(os.CLONE_NEWUSER)",
+        "libc.shmget(0, 4096, 0o1600) >= 0 or (_ for _ in ()).throw(OSError())",
+        "libc.clone(0, 0, os.CLONE_NEWUSER | 17, 0) >= 0 or (_ for _ in ()).throw(OSError())",
+        "libc.ptrace(0, 0, 0, 0) >= 0 or (_ for _ in ()).throw(OSError())",
         "os.kill(1, 9) or os.kill(1, 0) or (_ for _ in ()).throw(OSError())",
     ],
 )
@@ -67,6 +72,22 @@ async def test_the_system_refuses_a_program_everything_but_itself(statement: str
 async def test_a_program_computes_reads_and_writes_its_own_files() -> None:
     ended = await run("open('f','w').write('7'); print(int(open('f').read()) + int(input()))", b"5\n")
     assert ended == Ended(0, b"12\n")
+
+
+@isolated
+async def test_a_program_may_have_threads_and_processes() -> None:
+    source = """
+import subprocess, threading
+from multiprocessing import Pipe, Process
+found = []
+thread = threading.Thread(target=found.append, args=(7,))
+thread.start(); thread.join()
+ours, theirs = Pipe()
+child = Process(target=theirs.send, args=(found,))
+child.start(); child.join()
+print(ours.recv(), subprocess.run(["/bin/true"]).returncode)
+"""
+    assert await run(source) == Ended(0, b"[7] 0\n")
 
 
 @isolated

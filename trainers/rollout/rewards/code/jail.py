@@ -5,7 +5,9 @@ the rest is the program's own input. The program gets
 
 * namespaces of its own for processes, network, mounts, IPC and host name: no network, not even a loopback that is up; a
   root that holds the directories it was given, read-only, and an empty ``/tmp`` in memory; no ``/proc``, no ``/sys``;
-* a user without privileges, and no way to gain any;
+* a user without privileges, and no way to gain any: no namespaces of its own, in which it would be root;
+* no memory that its limits do not count: shared segments outlive their processes, files in memory have no path;
+* no look into another of its processes;
 * limits on processor time, address space, size and number of files, processes.
 
 With ``"namespaces": false`` only the limits hold. Exit status 125 and a line on standard error: it could not be set up.
@@ -15,6 +17,7 @@ With ``"namespaces": false`` only the limits hold. Exit status 125 and a line on
 # pathlib would be half of its time to start.
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import resource
@@ -22,11 +25,37 @@ import signal
 import sys
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
-CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP = 0x10000000, 0x20000000, 0x40000000, 0x02000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 32, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+PR_SET_SECCOMP, SECCOMP_MODE_FILTER, SECCOMP_ALLOW, SECCOMP_ERRNO = 22, 2, 0x7FFF0000, 0x00050000
+BPF_LOAD, BPF_EQUAL, BPF_AT_LEAST, BPF_ANY_BIT, BPF_RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+OFFSET_NUMBER, OFFSET_MACHINE, OFFSET_FIRST_ARGUMENT = 0, 4, 16
+# By machine: its number, and the system calls that no program makes.
+CALLS = {
+    "x86_64": (
+        0xC000003E,
+        {
+            "shmget": 29, "semget": 64, "msgget": 68, "ptrace": 101, "mount": 165, "add_key": 248, "request_key": 249,
+            "keyctl": 250, "unshare": 272, "perf_event_open": 298, "setns": 308, "process_vm_readv": 310,
+            "process_vm_writev": 311, "memfd_create": 319, "bpf": 321, "userfaultfd": 323,
+        },
+        56,
+    ),
+    "aarch64": (
+        0xC00000B7,
+        {
+            "mount": 40, "unshare": 97, "ptrace": 117, "msgget": 186, "semget": 190, "shmget": 194, "add_key": 217,
+            "request_key": 218, "keyctl": 219, "perf_event_open": 241, "setns": 268, "process_vm_readv": 270,
+            "process_vm_writev": 271, "memfd_create": 279, "bpf": 280, "userfaultfd": 282,
+        },
+        220,
+    ),
+}  # fmt: skip
+NEWER_CALLS = {"io_uring_setup": 425, "pidfd_getfd": 438, "memfd_secret": 447}
+CLONE3, OTHER_ABI = 435, 0x40000000
 FIRST_UID, NUM_UIDS = 61000, 4000
 REFUSED = 125
 
@@ -115,6 +144,39 @@ def limit(asked):
         resource.setrlimit(kind, (value, value))
 
 
+class Filter(ctypes.Structure):
+    _fields_ = (("code", ctypes.c_uint16), ("yes", ctypes.c_uint8), ("no", ctypes.c_uint8), ("value", ctypes.c_uint32))
+
+
+class Filters(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_uint16), ("first", ctypes.POINTER(Filter)))
+
+
+def forbid():
+    """Refuse the system calls that no program needs, for this process and all that it starts."""
+    machine, calls, clone = CALLS[os.uname().machine]
+
+    def refused(test, value, error=errno.EPERM):
+        return [(test, 0, 1, value), (BPF_RETURN, 0, 0, SECCOMP_ERRNO | error)]
+
+    program = [
+        (BPF_LOAD, 0, 0, OFFSET_MACHINE),
+        (BPF_EQUAL, 1, 0, machine),
+        (BPF_RETURN, 0, 0, SECCOMP_ERRNO | errno.EPERM),
+    ]
+    program += [(BPF_LOAD, 0, 0, OFFSET_NUMBER), *refused(BPF_AT_LEAST, OTHER_ABI)]
+    for number in (*calls.values(), *NEWER_CALLS.values()):
+        program += refused(BPF_EQUAL, number)
+    program += refused(BPF_EQUAL, CLONE3, errno.ENOSYS)  # its flags are out of reach: a C library then uses the older
+    program += [(BPF_EQUAL, 1, 0, clone), (BPF_RETURN, 0, 0, SECCOMP_ALLOW), (BPF_LOAD, 0, 0, OFFSET_FIRST_ARGUMENT)]
+    namespaces = (
+        CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
+    )
+    program += [*refused(BPF_ANY_BIT, namespaces), (BPF_RETURN, 0, 0, SECCOMP_ALLOW)]
+    filters = Filters(len(program), (Filter * len(program))(*program))
+    check(libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(filters), 0, 0), "seccomp")
+
+
 def run(asked, become):
     """Become the program."""
     for path, text in asked["files"].items():
@@ -129,6 +191,7 @@ def run(asked, become):
     check(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     os.closerange(3, 4096)
     limit(asked)
+    forbid()
     os.execve(asked["argv"][0], asked["argv"], asked["env"])
 
 
