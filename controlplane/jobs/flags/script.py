@@ -28,10 +28,13 @@ _SUCCEED = {"cd", "pushd", "mkdir", "set", "source", ".", "echo", "true", ":"}
 """What stands after one of these and ``&&`` will run: where they fail, the rest is of no use."""
 _SETS = {"for", "select", "read", "unset", "mapfile", "readarray", "getopts"}
 """They change the values of the names that follow, the first two of one."""
+_SAY = {"echo", "printf"}
+_TRAINS = re.compile(r"\s.*\btrain(?:_async)?\.py\b", re.DOTALL)
 _HEADS = {"if", "elif", "while", "until"}
 """A command follows them at once."""
 _COUNTS = re.compile(r"\(\(\s*(\w+)\s*=([^;]+);([^;]+);\s*(?:\1\s*\+\+|\+\+\s*\1|\1\s*\+=\s*1)\s*\)\)")
 _MOST_TURNS = 1000
+_DEEPEST = 20
 _JOINED = re.compile(r"""^\$\(\s*IFS=(['"]?)(.)[^;]*;\s*echo\s+"\$\{([A-Za-z_]\w*)\[\*\]\}"\s*\)$""")
 _OWN_DIRECTORY = "SCRIPT_DIR"
 """What slime's scripts call it; they ask a shell for what is known here."""
@@ -86,6 +89,9 @@ class _Run:
     incomplete: bool = False
     """A script was sourced that could not be read: a name that is unset may be set there."""
 
+    depth: int = 0
+    """Of scripts that source one another."""
+
     def execute(self, text: str, *, settled: bool = True) -> None:
         scopes = [_Scope(settled)]
         arrays: list[str] = []
@@ -115,6 +121,10 @@ class _Run:
             words = [text for word in others for text in self.expand(word)]
             if any(PurePosixPath(word).name in PROGRAMS for word in words):
                 self.trained.append(words)
+            elif first == "rollway" and words[1:2] == ["train"]:
+                self.trained.append([PROGRAMS[0], *words[words.index("--") + 1 if "--" in words else 2 :]])
+            elif first not in _SAY and (inner := next(filter(_TRAINS.search, words), None)):
+                self._inner(words[: words.index(inner)], inner)
             elif first in ("source", "."):
                 self._source("".join(words[1:2]), before, settled=certain)
             elif first == "printf" and len(others) > 2 and others[1].plain == "-v":
@@ -125,6 +135,13 @@ class _Run:
                 self._forget_changed(first, others)
         sets = (self.values.get(name, [f"${{{name}[@]}}"]) for name in dict.fromkeys(arrays))
         self.loose = [text for texts in sets for text in texts] + self.loose
+
+    def _inner(self, before: list[str], text: str) -> None:
+        """Another shell's command, as that of ``bash -c``."""
+        run = _Run(self.read_file, dict(self.values), depth=self.depth + 1)
+        if self.depth < _DEEPEST:
+            run.execute(text)
+        self.trained += [[*before, *words] for words in run.trained]
 
     def _count(self, found: list[Command], at: int) -> int:
         """Run the loop that begins at ``at`` if it counts, as ``for ((i = 0; i < N; i++))`` does, and its turns are
@@ -191,6 +208,8 @@ class _Run:
                 values = [part.text]
             elif not part.quoted:
                 values = [text for value in values for text in value.split()]
+            elif part.text.endswith("[*]}"):
+                values = [" ".join(values)]
             empty = empty and not values
             if values:
                 found[-1] += values[0]
@@ -294,12 +313,14 @@ class _Run:
     def _source(self, path: str, settings: list[Word], *, settled: bool) -> None:
         """``settings``: what stands before, and is so while the script is read."""
         text = self.read_file(path)
-        if text is None:
+        if text is None or self.depth == _DEEPEST:
             self.incomplete = True
             return
         values = dict(self.values)
         self._assign(Command(settings), settled=settled)
+        self.depth += 1
         self.execute(text, settled=settled)
+        self.depth -= 1
         for name in (word.plain.partition("=")[0].rstrip("+") for word in settings):
             self._set(name, values[name]) if name in values else self.values.pop(name, None)
 

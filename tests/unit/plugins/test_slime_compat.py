@@ -292,7 +292,7 @@ async def test_a_whole_rollout_of_slimes_kind_reads_and_fills_the_data() -> None
     assert output.metrics == {"own": 2.0}
     plugins, run = using("eval_function", f"{SLIME}.generate_rollout")
     assert plugins.eval_function is not None
-    with pytest.raises(RolloutFailed, match="returned 2 truncated for 4 samples of an eval set"):  # four rewards and two flags
+    with pytest.raises(RolloutFailed, match="returned 2 truncated for 4 samples of an eval set"):
         await plugins.eval_function(context(run), 0)
 
 

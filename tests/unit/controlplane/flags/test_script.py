@@ -222,6 +222,27 @@ def test_a_loop_that_counts_is_run() -> None:
         assert found[3] == "$FREQ"
 
 
+@pytest.mark.parametrize(
+    "launch",
+    [
+        *('bash -c "cd /x && python train.py --b 2 ${A[*]}"', 'eval "python train.py --b 2 ${A[*]}"'),
+        *(
+            "srun bash -lc 'python train.py --b 2 --a 1' > log",
+            "rollway train --detach -- --b 2 ${A[@]} 2>&1 | tee log",
+        ),
+        'CMD="python train.py --b 2 ${A[*]}"\necho "$CMD | tee"\nexec $CMD',
+    ],
+)
+def test_a_command_within_another_loses_no_flag(launch: str) -> None:
+    words = script_words(f"A=(--a 1)\npkill -f 'python train.py'\n{launch}")
+    assert words[words.index("train.py") + 1 :] == ["--b", "2", "--a", "1"]
+
+
+def test_scripts_that_source_themselves_come_to_an_end() -> None:
+    assert set(script_words(". /x.sh", read_file=lambda _: "A=(--a 1)\n. /x.sh")) == {"--a", "1"}
+    assert script_words('C=\'eval "$C" train.py\'\neval "$C"\nA=(--a 1)') == ["--a", "1"]
+
+
 def test_variables_of_the_environment_are_filled_in_and_what_a_script_sets_goes_before_them() -> None:
     script = 'export B=2\nA=(--a $BASE/x --b $B --c "${C:-7}" --d ~/d --e ${E-5})\npython train.py ${A[@]} ${MORE[@]}'
     environment = {"BASE": "/base", "B": "9", "C": "", "HOME": "/me", "MORE": "--f 1", "E": ""}
