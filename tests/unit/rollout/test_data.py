@@ -13,6 +13,7 @@ from engines.types import Sample, SampleStatus
 from trainers.config import DataConfig
 from trainers.errors import CheckpointInvalid, DataInvalid
 from trainers.rollout.data import PromptData
+from trainers.rollout.data import prompts as prompts_module
 
 
 class Characters:
@@ -171,11 +172,31 @@ def test_messages_without_roles_are_refused(tmp_path: Path, messages: Any) -> No
         opened(write(tmp_path, {"input": messages}), apply_chat_template=True)
 
 
-def test_messages_that_the_template_refuses_are_named_when_they_are_met(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_prompts_that_cannot_be_rendered_are_named_before_a_run_begins(
+    large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if large:
+        monkeypatch.setattr(prompts_module, "MEASURED_ROWS", 1)
     path = write(tmp_path, {"input": "u"}, {"input": [{"role": "wizard", "content": "u"}]})
-    data = opened(path, apply_chat_template=True)
     with pytest.raises(DataInvalid, match="line 2: the tokenizer's chat template refuses it: no wizards here"):
-        data.next_groups(2, 1)
+        opened(path, apply_chat_template=True)
+    with pytest.raises(DataInvalid, match="line 2: the prompt has no tokens"):
+        opened(write(tmp_path, {"input": "u"}, {"input": ""}))
+
+    class Strict(Characters):
+        def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+            return list(text.encode())
+
+    with pytest.raises(DataInvalid, match=r"line 2: the tokenizer refuses it: .* surrogates not allowed"):
+        PromptData(DataConfig(prompt_data=str(write(tmp_path, {"input": "u"}, {"input": "\ud800"}))), Strict())
+
+
+def test_a_part_of_a_message_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    parts = [{"type": "text", "text": "what is it?"}, {"type": "image", "image": "a.png"}]
+    path = write(tmp_path, {"input": [{"role": "user", "content": parts}]})
+    with pytest.raises(DataInvalid, match=r"line 1: 'input' .* a part of type 'image': prompts are text"):
+        opened(path, apply_chat_template=True)
 
 
 def test_a_label_that_the_reward_cannot_use_is_named(tmp_path: Path) -> None:
@@ -199,8 +220,3 @@ def test_a_missing_an_empty_and_a_foreign_file_are_named(tmp_path: Path) -> None
     (tmp_path / "folder.jsonl").mkdir()
     with pytest.raises(DataInvalid, match="cannot be read: Is a directory"):
         opened(tmp_path / "folder.jsonl")
-
-
-def test_an_empty_prompt_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataInvalid, match="line 1: the prompt has no tokens"):
-        opened(write(tmp_path, {"input": ""}))

@@ -127,6 +127,9 @@ def test_a_wrong_row_is_named_by_its_own_file_and_place(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text("{}")
     with pytest.raises(DataInvalid, match=r"e\.json is a JSON object, expected an array"):
         opened(str(tmp_path / "e.json"))
+    (tmp_path / "e.json").write_text("{}\n{}\n")
+    with pytest.raises(DataInvalid, match=r"Extra data.*: a file of one object a line is named \.jsonl"):
+        opened(str(tmp_path / "e.json"))
     with pytest.raises(DataInvalid, match=r"no state\.json"):
         opened(str(tmp_path))
 
@@ -364,6 +367,31 @@ def test_a_large_parquet_file_is_read_through_a_copy_that_is_kept(
     monkeypatch.setenv("ROLLWAY_CACHE", str(tmp_path / "file"))
     with pytest.raises(StorageFailed, match="set ROLLWAY_CACHE"):
         open_rows([str(path)])
+
+
+def test_memory_does_not_grow_with_what_a_parquet_file_stores_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "HELD_BYTES", 1 << 20)
+    monkeypatch.setattr(tables, "_BATCH_BYTES", 1 << 16)
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pa.table({"input": ["same" * 500] * 4000}), path)
+    assert path.stat().st_size < 1 << 16
+    before = pa.total_allocated_bytes()
+    rows = open_rows([str(path)])
+    assert rows.read(3999) == {"input": "same" * 500}
+    assert sum(1 for _ in rows.scan(0, 4000)) == 4000
+    assert pa.total_allocated_bytes() - before < 1 << 20, "it is mapped"
+    large = tmp_path / "large.parquet"
+    parquet.write_table(pa.table({"input": ["x"] * 64, "image": [bytes(1 << 12)] * 64}), large, use_dictionary=False)
+    assert max(batch.num_rows for batch in tables._batches_of(parquet.ParquetFile(large))) <= 16
+
+
+def test_a_column_of_pairs_is_an_object(tmp_path: Path) -> None:
+    pairs = pa.array([[("k", 1)], None], pa.map_(pa.string(), pa.int64()))
+    parquet.write_table(pa.table({"input": ["a", "b"], "label": ["1", "2"], "metadata": pairs}), tmp_path / "r.parquet")
+    [[first], [second]] = opened(str(tmp_path / "r.parquet")).next_groups(2, 1)
+    assert (first.metadata, second.metadata) == ({"k": 1}, {})
 
 
 def test_data_sets_of_a_mixture_have_keys_and_names_of_their_own(tmp_path: Path) -> None:

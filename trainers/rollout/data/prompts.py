@@ -1,6 +1,7 @@
 """From rows to groups of pending samples."""
 
 import copy
+import sys
 import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -18,8 +19,8 @@ from trainers.rollout.data.reader import LabelCheck, PromptTokens, Row, RowReade
 from trainers.rollout.data.rows import Rows, open_rows
 
 MEASURED_ROWS = 100_000
-"""Of a data set with at most this many rows all labels are checked and all prompts are measured before a run; of a
-larger one each prompt is measured when its turn comes, and ``SAMPLED_ROWS`` labels are checked, evenly spread."""
+"""Of a data set with at most this many rows all labels are checked and all prompts are rendered and measured before a
+run; of a larger one that is done to ``SAMPLED_ROWS``, evenly spread, and to each prompt when its turn comes."""
 SAMPLED_ROWS = 10_000
 _MEASURED_AT_ONCE = 1000
 _PROGRESS_S = 2.0
@@ -156,15 +157,14 @@ class _DataSet:
         count = len(self._rows)
         if not count:
             raise DataInvalid(f"data.prompt_data {name} holds no prompt")
-        tokens.of(self._row(0))  # shows whether the template works at all
         if count <= MEASURED_ROWS:
             self._measure(lambda done: progress(f"the prompts of {name} to be measured: {done} of {count} are"))
         else:
             progress(f"{count} rows of {name} to be checked")
             check_rows(self._rows, data_set, messages=config.apply_chat_template)
-            if check_label is not None:
-                for i in range(SAMPLED_ROWS):
-                    self._row(count * i // SAMPLED_ROWS)
+            sampled = (self._row(count * i // SAMPLED_ROWS) for i in range(SAMPLED_ROWS))
+            for some in batched(sampled, _MEASURED_AT_ONCE):
+                tokens.of_many(some)
         self._order = self._order_of(0)
 
     def __len__(self) -> int:
@@ -202,13 +202,8 @@ class _DataSet:
         return order_of(len(self), shuffle=self._config.shuffle, seed=self._config.seed, epoch=epoch)
 
     def _measure(self, progress: Callable[[int], None]) -> None:
-        """Check every row, and find those that are short enough."""
-        rows = self._checked()
-        if (limit := self._config.max_prompt_len) is None:
-            for _ in rows:
-                pass
-            return
-        fitting = self._measured(rows, limit, progress)
+        """Check every row, render its prompt, and find those that are short enough."""
+        fitting = self._measured(self._checked(), self._config.max_prompt_len or sys.maxsize, progress)
         self.num_too_long = len(self._rows) - len(fitting)
         if not fitting:
             raise self._all_too_long()

@@ -108,6 +108,8 @@ class RowReader:
             raise ValueError(f"{key} is a list of messages: set data.apply_chat_template to render it")
         if not value or not all(isinstance(each, dict) and isinstance(each.get("role"), str) for each in value):
             raise ValueError(f"{key} must be a non-empty list of messages, each with a 'role'")
+        for message in value:
+            _only_text(message.get("content"), key)
         return value
 
 
@@ -135,13 +137,15 @@ class PromptTokens:
 
     def of(self, row: Row) -> list[int]:
         """Raises DataInvalid, which names the row."""
-        if not self._template:
-            return self._some(row, self._tokenizer.encode(str(row.prompt), add_special_tokens=False))
-        tools = {} if row.tools is None else {"tools": row.tools}
+        refuses = "the tokenizer's chat template" if self._template else "the tokenizer"
         try:
-            tokens = self._tokenizer.apply_chat_template(_messages(row), **self._options, **tools)
+            if self._template:
+                tools = {} if row.tools is None else {"tools": row.tools}
+                tokens = self._tokenizer.apply_chat_template(_messages(row), **self._options, **tools)
+            else:
+                tokens = self._tokenizer.encode(str(row.prompt), add_special_tokens=False)
         except Exception as error:  # a template is a program: Jinja's own errors, TypeError, ValueError, …
-            raise DataInvalid(f"{row.where()}: the tokenizer's chat template refuses it: {error}") from error
+            raise DataInvalid(f"{row.where()}: {refuses} refuses it: {error}") from error
         return self._some(row, tokens)
 
     def of_many(self, rows: Sequence[Row]) -> list[list[int]]:
@@ -163,6 +167,13 @@ class PromptTokens:
         if not tokens:
             raise DataInvalid(f"{row.where()}: the prompt has no tokens")
         return list(tokens)
+
+
+def _only_text(content: Any, key: str) -> None:
+    """Some templates write a place for an image that no engine of the run would be sent."""
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict) and (kind := part.get("type", "text")) != "text":
+            raise ValueError(f"{key} has a message with a part of type {kind!r}: prompts are text")
 
 
 def _messages(row: Row) -> list[dict[str, Any]]:

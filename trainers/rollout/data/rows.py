@@ -119,7 +119,8 @@ class JsonArray:
         try:
             content: Any = json.loads(path.read_text("utf-8-sig"), parse_constant=no_constant)
         except (ValueError, RecursionError) as error:
-            raise DataInvalid(f"data.prompt_data {path} is not JSON: {error}") from None
+            lines = ": a file of one object a line is named .jsonl" if "Extra data" in str(error) else ""
+            raise DataInvalid(f"data.prompt_data {path} is not JSON: {error}{lines}") from None
         if not isinstance(content, list):
             raise DataInvalid(
                 f"data.prompt_data {path} is a JSON {json_name(content)}, expected an array of objects; one object a "

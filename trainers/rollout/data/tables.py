@@ -15,9 +15,10 @@ from trainers.errors import DataInvalid, StorageFailed
 from trainers.rollout.data.cache import cache_directory, content_hash, keep, key_of
 
 HELD_BYTES = 1 << 26
-"""A parquet file that takes no more than this is held in memory; of a larger one a copy is made that can be mapped, as
-a row of a parquet file costs reading its whole row group."""
+"""A parquet file whose rows take no more than this is held in memory; of a larger one a copy is made that can be
+mapped, as a row of a parquet file costs reading its whole row group."""
 _ROWS_PER_BATCH = 1024
+_BATCH_BYTES = 1 << 24
 
 
 class Batches:
@@ -38,14 +39,15 @@ class Batches:
     def read(self, number: int) -> dict[str, Any]:
         place = bisect_right(self._ends, number)
         begin = self._ends[place - 1] if place else 0
-        return self._batches[place].slice(number - begin, 1).to_pylist()[0]
+        return _python(self._batches[place].slice(number - begin, 1))[0]
 
     def scan(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         while start < stop:
             place = bisect_right(self._ends, start)
             begin = self._ends[place - 1] if place else 0
-            end = min(stop, self._ends[place], start + _ROWS_PER_BATCH)
-            yield from self._batches[place].slice(start - begin, end - start).to_pylist()
+            batch = self._batches[place]
+            end = min(stop, self._ends[place], start + _rows_at_once(batch.nbytes, batch.num_rows))
+            yield from _python(batch.slice(start - begin, end - start))
             start = end
 
 
@@ -73,17 +75,42 @@ class Parquet(Batches):
             file: Any = pq.ParquetFile(path, memory_map=True)
         except palib.ArrowInvalid as error:
             raise DataInvalid(f"data.prompt_data {path} is no parquet file: {error}") from None
-        metadata = file.metadata
-        size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
         identity = content_hash(path)
         try:
-            if size <= HELD_BYTES:
-                batches = list(file.iter_batches(_ROWS_PER_BATCH))
-            else:
+            batches = _held(file)
+            if batches is None:
                 batches = _mapped(_copy_of(file, path, identity))
         except palib.ArrowInvalid as error:
             raise DataInvalid(f"data.prompt_data {path} is a damaged parquet file: {error}") from None
         super().__init__(path, batches, identity)
+
+
+def _python(batch: Any) -> list[dict[str, Any]]:
+    return batch.to_pylist(maps_as_pydicts="lossy")
+
+
+def _rows_at_once(num_bytes: int, num_rows: int) -> int:
+    return max(1, min(_ROWS_PER_BATCH, _BATCH_BYTES * num_rows // max(num_bytes, 1)))
+
+
+def _batches_of(file: Any) -> Iterator[Any]:
+    """In batches that are small whatever a row holds."""
+    metadata = file.metadata
+    size = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    return file.iter_batches(_rows_at_once(size, metadata.num_rows))
+
+
+def _held(file: Any) -> list[Any] | None:
+    """All of it; None where that is too much. How much cannot be told from the file's metadata: a value that is there
+    many times may be stored once."""
+    batches: list[Any] = []
+    size = 0
+    for batch in _batches_of(file):
+        batches.append(batch)
+        size += batch.nbytes
+        if size > HELD_BYTES:
+            return None
+    return batches
 
 
 def _mapped(path: Path) -> list[Any]:
@@ -101,7 +128,7 @@ def _copy_of(file: Any, path: Path, identity: str) -> Path:
 
     def write(target: BinaryIO) -> None:
         with pa.ipc.new_stream(target, file.schema_arrow) as stream:
-            for batch in file.iter_batches(_ROWS_PER_BATCH):
+            for batch in _batches_of(file):
                 stream.write_batch(batch)
 
     try:
