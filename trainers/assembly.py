@@ -29,10 +29,11 @@ from trainers.reports import Phase
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.data import LabelCheck, PromptData
 from trainers.rollout.default import generate_rollout
-from trainers.rollout.dump import replay
+from trainers.rollout.dump import check_rollouts, replay
 from trainers.rollout.evaluation import EvalSet, Evaluator
 from trainers.rollout.protocols import DataSource, RolloutFunction
 from trainers.rollout.rewards import Reward, label_check, load_reward
+from trainers.rollout.sampling import row_check
 from trainers.run import Engines, Run, Training
 
 DYING_S = 30.0
@@ -163,6 +164,7 @@ async def _data(
 ) -> tuple[DataSource | None, Evaluator | None]:
     """The prompts to learn from, unless rollouts are replayed, and those to evaluate on."""
     if config.debug.load_rollouts is not None:
+        await asyncio.to_thread(check_rollouts, Path(config.debug.load_rollouts), config.num_rollouts)
         return None, None
     report.phase(Phase.LOADING_DATA, f"the prompts of {config.data.prompt_data}")
 
@@ -179,7 +181,7 @@ async def _data(
         report.event("data_loaded", f"{len(source)} prompts of the user's own source", num_prompts=len(source))
     else:
         generated = rollout_function_of(config.algorithm) is None
-        check = label_check(config.rollout.reward) if generated else None
+        check = row_check(label_check(config.rollout.reward), config.rollout.sampling) if generated else None
         prompts = source = await asyncio.to_thread(read, config.data, check)
         left_out = (
             f"; {prompts.num_too_long} left out as longer than data.max_prompt_len" if prompts.num_too_long else ""
@@ -192,8 +194,9 @@ async def _data(
     for number, each in enumerate(config.eval.sets):
         report.phase(Phase.LOADING_DATA, f"the prompts of eval set {each.name}")
         field, reward = reward_of_set(config, number)
-        prompts = await asyncio.to_thread(read, each.data(config.data), label_check(reward))
         sampling = each.sampling or config.eval.sampling or config.rollout.sampling
+        check = row_check(label_check(reward), sampling, evaluating=True)
+        prompts = await asyncio.to_thread(read, each.data(config.data), check)
         sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(field, reward)))
     return data, Evaluator(sets, config.eval, run_dir / "eval", plugins)
 

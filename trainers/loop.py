@@ -106,8 +106,7 @@ async def generate_only(run: Run) -> None:
     if run.engines is not None:
         await asyncio.gather(*(receiver.commit(0) for receiver in run.engines.fleet.receivers()))
     await open_to_requests(run, 0)
-    if run.config.eval.before_train or run.config.evaluates_alone:
-        await evaluate(run, 0)
+    await evaluate(run, 0)  # once: the weights stay the same
     for rollout_id in range(run.config.num_rollouts):
         clock = Clock()
         with clock("generate"):
@@ -166,7 +165,7 @@ async def evaluate(run: Run, version: int) -> None:
     if run.evaluator is None:
         return
     run.report.phase(Phase.EVALUATING, f"weight version {version} on {run.evaluator.names}")
-    for found in await run.evaluator(run.context(version)):
+    for found in await run.evaluator(run.context(version, Phase.EVALUATING)):
         run.report.evaluation(found.name, version, found.metrics, found.samples_path)
 
 

@@ -58,8 +58,8 @@ class Run:
     training: Training | None
     """None where nothing is trained."""
 
-    def context(self, weight_version: int) -> RolloutContext:
-        """For one call of the rollout function."""
+    def context(self, weight_version: int, phase: Phase = Phase.GENERATING) -> RolloutContext:
+        """For one call of the rollout function, or of the evaluation."""
         engines = self.engines
         base_url = engines.fleet.base_url if engines else ""
         self.plugins.connect(base_url, self.tokenizer, weight_version)
@@ -71,7 +71,7 @@ class Run:
             tokenizer=self.tokenizer,
             base_url=base_url,
             weight_version=weight_version,
-            progress=lambda text: self.report.phase(Phase.GENERATING, text),
+            progress=lambda text: self.report.phase(phase, text),
             doors=self.plugins.doors,
         )
 

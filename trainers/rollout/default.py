@@ -13,6 +13,7 @@ from trainers.rollout.filters import FILTERS, GroupFilter
 from trainers.rollout.ledger import Ledger
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
 from trainers.rollout.stats import stats_of
+from trainers.rollout.tasks import end
 
 STOP_TIMEOUT_S = 60.0
 """For aborted requests to come back with what they have."""
@@ -54,13 +55,13 @@ async def generate_rollout(context: RolloutContext, rollout_id: int) -> RolloutO
                 else:
                     dropped.append(group)
                     ledger.drop()
-            surplus += await _stop(filler, running)
+        surplus += await _stop(filler, running)
     except TimeoutError:
         if not deadline.expired():
             raise
         raise _too_slow(rollout_id, config, filler, ledger) from None
     finally:
-        await _cancel(running)
+        await end(running)
     if surplus:
         surplus.sort(key=lambda each: each.pristine[0].index)
         left = [each.group if each.can_go_on(config) else each.pristine for each in surplus]
@@ -138,16 +139,9 @@ async def _stop(filler: Filler, running: dict[asyncio.Task[list[Sample]], list[S
         _Surplus(pristine if task in left else task.result(), pristine)  # what broke in one of them is raised
         for task, pristine in running.items()
     ]
-    await _cancel(running)
-    return stopped
-
-
-async def _cancel(running: dict[asyncio.Task[list[Sample]], list[Sample]]) -> None:
-    tasks = list(running)
+    await end(left)
     running.clear()
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    return stopped
 
 
 async def _hand_over(

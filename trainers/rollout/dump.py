@@ -55,14 +55,26 @@ def load_rollout(directory: Path, rollout_id: int) -> list[list[Sample]]:
                 line += 1
                 groups.append([read(fields) for fields in json.loads(text)])
     except FileNotFoundError:
-        there = sorted(each.name for each in directory.glob("rollout_*.jsonl.gz"))
-        held = f"it holds {there[0]} to {there[-1]}" if there else "it holds no rollout"
-        raise DataInvalid(f"debug.load_rollouts: {directory} has no {path.name}: {held}") from None
+        raise _missing(directory, path.name) from None
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataInvalid(f"{path}, line {line}: not a rollout: {type(error).__name__}: {error}") from error
     if len(groups) != head["groups"]:
         raise DataInvalid(f"{path} holds {len(groups)} of its {head['groups']} groups")
     return groups
+
+
+def check_rollouts(directory: Path, num_rollouts: int) -> None:
+    """Whether the last of them is there, as a run that resumes needs no earlier ones than its checkpoint's. Raises
+    DataInvalid."""
+    last = dump_path(directory, num_rollouts - 1)
+    if not last.is_file():
+        raise _missing(directory, last.name)
+
+
+def _missing(directory: Path, name: str) -> DataInvalid:
+    there = sorted(each.name for each in directory.glob("rollout_*.jsonl.gz"))
+    held = f"it holds {there[0]} to {there[-1]}" if there else "it holds no rollout"
+    return DataInvalid(f"debug.load_rollouts: {directory} has no {name}: {held}")
 
 
 def replay(directory: Path) -> RolloutFunction:

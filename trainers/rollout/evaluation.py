@@ -16,6 +16,7 @@ from trainers.plugins.run import Plugins
 from trainers.rollout.estimates import summarize
 from trainers.rollout.filling import Filler
 from trainers.rollout.protocols import DataSource, RewardFunction, RolloutContext
+from trainers.rollout.tasks import end
 
 type Answer = Callable[[list[list[Sample]], SamplingConfig, RewardFunction, str], Awaitable[list[list[Sample]]]]
 """Generates and scores pending groups; the text names their requests."""
@@ -109,19 +110,21 @@ async def ask(
 ) -> dict[str, list[list[Sample]]]:
     """The answers of all sets, asked at once, by the set's name. Raises as :func:`evaluate`."""
     beginnings = [each.data.state() for each in sets]
+    asking = [asyncio.create_task(_ask(each, answer, weight_version)) for each in sets]
     try:
-        async with asyncio.timeout(timeout_s):
-            answered = await asyncio.gather(*(_ask(each, answer, weight_version) for each in sets))
-    except TimeoutError:
-        names = ", ".join(each.name for each in sets)
-        raise RolloutFailed(
-            f"the evaluation of {names} on weight version {weight_version} took longer than eval.timeout_s = "
-            f"{timeout_s:g} s"
-        ) from None
+        done, left = await asyncio.wait(asking, timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+        answered = {each.name: task.result() for each, task in zip(sets, asking, strict=True) if task in done}
+        if left:
+            names = ", ".join(each.name for each in sets)
+            raise RolloutFailed(
+                f"the evaluation of {names} on weight version {weight_version} took longer than eval.timeout_s = "
+                f"{timeout_s:g} s"
+            )
+        return answered
     finally:
+        await end(asking)
         for each, beginning in zip(sets, beginnings, strict=True):
             each.data.load_state(beginning)  # the next evaluation asks the same
-    return {each.name: groups for each, groups in zip(sets, answered, strict=True)}
 
 
 async def record(

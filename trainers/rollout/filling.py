@@ -2,24 +2,22 @@
 generate."""
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from engines.config import SamplingConfig
 from engines.types import FinishReason, Generation, Sample, SampleStatus
-from trainers.errors import DataInvalid, RunError
+from trainers.errors import RunError
 from trainers.rollout.protocols import Generator, RewardFunction, RolloutContext
+from trainers.rollout.sampling import sampling_of
 from trainers.rollout.working_time import WorkingTime
 
 log = logging.getLogger(__name__)
 
-SAMPLING = "sampling_params"
-"""The key of a sample's metadata that changes how it alone is sampled."""
 GRACE_S = 5.0
 """For a generate function whose requests were aborted to come back by itself; then it is cancelled."""
 _ENOUGH = "the rollout has enough groups: this sample begins anew in a later one"
@@ -167,7 +165,7 @@ class Filler:
             if not work.over:
                 raise
             self.late += 1
-            lost = fresh(sample)
+            lost = fresh(before)
             lost.status = SampleStatus.FAILED
             return [lost]
 
@@ -186,6 +184,7 @@ class Filler:
         while True:
             if self.stopping:  # while it waited here
                 return
+            self.continued += attempt > 0
             generation = await self._context.client.generate(
                 sample.tokens,
                 _rest(sampling, sample.response_length),
@@ -202,7 +201,6 @@ class Filler:
             attempt += 1
             if self.stopping:
                 return
-            self.continued += 1
             if generation.output_ids:
                 fruitless = 0
             else:
@@ -277,31 +275,12 @@ def _rest(sampling: SamplingConfig, spent: int) -> SamplingConfig:
     return sampling.model_copy(update={"min_new_tokens": max(0, sampling.min_new_tokens - spent)})
 
 
-def sampling_of(sample: Sample, sampling: SamplingConfig, *, evaluating: bool = False) -> SamplingConfig:
-    """``sampling`` with what the sample's metadata says under ``sampling_params``. Raises DataInvalid for what is no
-    sampling parameter, and for a temperature of what is trained on: the trainer computes log-probabilities with one for
-    all."""
-    own: Any = sample.metadata.get(SAMPLING)
-    if own is None:
-        return sampling
-    where = f"sample {sample.index}: metadata[{SAMPLING!r}]"
-    if not isinstance(own, dict):
-        raise DataInvalid(f"{where} is {type(own).__name__}, expected an object of sampling parameters")
-    if "temperature" in own and not evaluating:
-        raise DataInvalid(f"{where} sets a temperature, which all samples share: set rollout.sampling.temperature")
-    told: dict[str, Any] = sampling.model_dump() | own
-    try:
-        return SamplingConfig.model_validate(told)
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise DataInvalid(f"{where}: {name}: {first['msg']}") from None
-
-
 def fresh(sample: Sample) -> Sample:
-    """A sample as this one was before anything was generated for it."""
+    """A sample as this one was before anything was generated for it; shares nothing with it that could be changed."""
     return replace(
         sample,
+        prompt=_own(sample.prompt),
+        label=_own(sample.label),
         tokens=sample.prompt_tokens,
         response="",
         response_length=0,
@@ -310,19 +289,31 @@ def fresh(sample: Sample) -> Sample:
         status=SampleStatus.PENDING,
         rollout_log_probs=[],
         weight_versions=[],
-        metadata=dict(sample.metadata),
+        metadata=_own(sample.metadata),
     )
 
 
 def _copy(sample: Sample) -> Sample:
     return replace(
         sample,
+        prompt=_own(sample.prompt),
         tokens=list(sample.tokens),
+        label=_own(sample.label),
         loss_mask=list(sample.loss_mask),
         rollout_log_probs=list(sample.rollout_log_probs),
         weight_versions=list(sample.weight_versions),
-        metadata=dict(sample.metadata),
+        metadata=_own(sample.metadata),
     )
+
+
+def _own[T](value: T) -> T:
+    """Generate functions and judges may write into what a sample holds."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    try:
+        return copy.deepcopy(value)
+    except Exception:  # of a data source of the user's: what cannot be copied is shared
+        return copy.copy(value)
 
 
 def _has_response(sample: Sample) -> bool:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from engines.types import Sample, SampleStatus
 from tests.unit.rollout.scripted import Prompts
 from trainers.errors import CheckpointInvalid, RolloutFailed
+from trainers.plugins.source import CheckedSource
 from trainers.rollout.buffer import Buffer, pop_first
 
 
@@ -66,6 +67,19 @@ def test_a_filter_chooses_and_one_that_keeps_what_it_returns_is_caught() -> None
     greedy.put_back(greedy.next_groups(2, 1))
     with pytest.raises(RolloutFailed, match="and no more"):
         greedy.next_groups(1, 1)
+
+
+def test_a_users_source_that_runs_out_is_told_of_and_asked_no_further() -> None:
+    class RunsOut(Prompts):
+        def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+            return super().next_groups(min(n_prompts, 3 - self.next), n_samples)
+
+    buffer = Buffer(CheckedSource(RunsOut(), "users:RunsOut"))
+    assert indices(buffer.next_groups(2, 1)) == [0, 1]
+    with pytest.raises(RolloutFailed, match=r"RunsOut\.next_groups was asked for 2 groups and returned 1: at the end"):
+        buffer.next_groups(2, 1)
+    with pytest.raises(RolloutFailed, match=r"returned 1, of which 1 are empty"):
+        Buffer(CheckedSource(Prompts(), "users:Prompts")).next_groups(1, 0)
 
 
 def test_what_cannot_be_kept_is_refused_when_it_is_put_back() -> None:

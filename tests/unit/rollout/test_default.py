@@ -1,13 +1,12 @@
 """The rollout loses no token and no prompt, holds nothing back, and says what it waited for."""
 
 import asyncio
+import contextlib
 import math
-import random
 import statistics
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given, settings
@@ -21,14 +20,14 @@ from engines.types import FinishReason, Generation, Sample, SampleStatus
 from tests.unit.rollout.scripted import Engine, Prompts, RandomEngine, context
 from trainers.config import RolloutConfig
 from trainers.errors import DataInvalid, RolloutFailed
-from trainers.rollout import filling
+from trainers.rollout import default, filling, tasks
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.default import generate_rollout
-from trainers.rollout.filling import Filler, sampling_of
+from trainers.rollout.filling import Filler
 from trainers.rollout.protocols import RolloutContext, RolloutDoors
 from trainers.rollout.rewards import Reward
 from trainers.rollout.rewards.verdict import Verdict
-from trainers.rollout.samples import decode_groups
+from trainers.rollout.sampling import row_check, sampling_of
 
 
 async def test_samples_are_filled_token_for_token() -> None:
@@ -164,7 +163,7 @@ async def test_a_group_is_judged_whole_where_the_reward_takes_groups() -> None:
 
 async def test_a_sample_may_have_sampling_parameters_of_its_own_but_no_temperature() -> None:
     class Short(Prompts):
-        metadata: ClassVar[dict[str, Any]] = {"sampling_params": {"max_new_tokens": 3}}
+        metadata: ClassVar[dict[str, Any]] = {"sampling_params": {"max_new_tokens": 3, "temperature": None}}
 
         def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
             groups = super().next_groups(n_prompts, n_samples)
@@ -173,14 +172,19 @@ async def test_a_sample_may_have_sampling_parameters_of_its_own_but_no_temperatu
 
     output = await generate_rollout(context(Engine(), data=Buffer(Short()), n_samples_per_prompt=2), 0)
     assert [sample.response_length for sample in output.groups[0]] == [3, 8]
+    check = row_check(lambda label, metadata: None, SamplingConfig())
+    check(None, Short.metadata)
     for own, words in (
         ({"temperature": 0.5}, "rollout.sampling.temperature"),
         ({"max_new_tokens": 0}, "max_new_tokens"),
         ({"beam": 1}, "beam"),
+        ([1], "is list, expected an object"),
     ):
         Short.metadata = {"sampling_params": own}
         with pytest.raises(DataInvalid, match=words):
             await generate_rollout(context(Engine(), data=Buffer(Short())), 0)
+        with pytest.raises(ValueError, match=words):  # so that the reader of the data names the row
+            check(None, Short.metadata)
     warm = Sample(0, 0, "p", metadata={"sampling_params": {"temperature": 0.5}})
     assert sampling_of(warm, SamplingConfig(), evaluating=True).temperature == 0.5
 
@@ -228,172 +232,6 @@ async def test_equal_rewards_are_not_worth_training_on() -> None:
     assert [group[0].group_index for group in output.groups] == [1, 3]
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """One history of a few rollouts over one data source."""
-
-    seed: int
-    target: int
-    extra: int
-    n_samples: int
-    partial: bool
-    drop: int | None
-    rollouts: int
-    generated: Literal["here", "in turns", "by itself"]
-    """By the rollout, by the user's function through its client, by one that sends past it."""
-    by_group: bool
-    max_staleness: int | None
-
-
-schedules = st.builds(
-    Schedule,
-    seed=st.integers(0, 2**32),
-    target=st.integers(1, 4),
-    extra=st.integers(0, 4),
-    n_samples=st.integers(1, 3),
-    partial=st.booleans(),
-    drop=st.sampled_from([None, 2, 3]),
-    rollouts=st.integers(1, 4),
-    generated=st.sampled_from(["here", "in turns", "by itself"]),
-    by_group=st.booleans(),
-    max_staleness=st.sampled_from([None, 0, 1]),
-)
-
-
-@given(schedule=schedules)
-@settings(max_examples=1000, deadline=None)
-def test_every_group_is_accounted_for_under_any_schedule(schedule: Schedule) -> None:
-    async def accounted() -> None:
-        try:
-            await _accounted(schedule)
-        finally:
-            assert asyncio.all_tasks() == {asyncio.current_task()}, "something was left running"
-
-    asyncio.run(accounted())
-
-
-async def in_two_turns(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
-    """A function of the user's that goes on after an abort, whatever it means."""
-    while sample.response_length < 5:
-        budget = 2 if sample.response_length < 2 else 5
-        sample.append_sampled(
-            await context.client.generate(
-                sample.tokens, sampling, rid="turn", max_new_tokens=budget - sample.response_length
-            )
-        )
-    sample.status = SampleStatus.COMPLETED
-    return [sample]
-
-
-def past_the_client(engine: Engine) -> Any:
-    """The same, written for slime: what it sends, no abort of the rollout's finds."""
-
-    async def generate(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
-        return await in_two_turns(replace(context, client=_Unheard(engine, sample.index)), sample, sampling)
-
-    return generate
-
-
-@dataclass
-class _Unheard:
-    engine: Engine
-    index: int
-    count: int = 0
-
-    async def generate(
-        self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
-    ) -> Generation:
-        self.count += 1
-        rid = f"mine-{self.index}-{self.count}"
-        return await self.engine.generate(input_ids, sampling, rid=rid, max_new_tokens=max_new_tokens)
-
-    async def abort(self, rid: str) -> None: ...
-
-
-async def _accounted(of: Schedule) -> None:
-    rng = random.Random(of.seed)
-    source = Prompts()
-    data = Buffer(source)
-    trained: list[int] = []
-    dropped: list[int] = []
-    unfinished = tokens = 0
-
-    def keep(group: list[Sample]) -> bool:
-        kept = of.drop is None or group[0].group_index % of.drop != 0
-        if not kept:
-            dropped.append(group[0].group_index)
-        return kept
-
-    async def judge(sample: Sample) -> float:
-        for _ in range(rng.randrange(3)):
-            await asyncio.sleep(0)
-        assert sample.status is SampleStatus.COMPLETED
-        return float(sample.index)
-
-    async def judge_group(samples: Sequence[Sample]) -> list[Verdict | None]:
-        assert len(samples) == of.n_samples
-        return [Verdict(await judge(sample)) for sample in samples]
-
-    reward: Any = Reward(None, group_judge=judge_group, resources=AsyncExitStack()) if of.by_group else judge
-    staleness: dict[str, Any] = {"max_staleness": of.max_staleness} if of.partial else {}
-    for rollout_id in range(of.rollouts):
-        engine = RandomEngine(rng=rng, version=rollout_id, length=5, cut=rng.choice([0.0, 0.1]))
-        generate = {"here": None, "in turns": in_two_turns, "by itself": past_the_client(engine)}[of.generated]
-        output = await generate_rollout(
-            context(
-                engine,
-                reward,
-                data=data,
-                doors=RolloutDoors(
-                    dynamic_sampling_filter=keep,
-                    generate=generate,
-                    generate_sends_by_itself=of.generated == "by itself",
-                ),
-                version=rollout_id,
-                max_new_tokens=5,
-                rollout_batch_size=of.target,
-                n_samples_per_prompt=of.n_samples,
-                over_sampling_batch_size=of.target + of.extra,
-                partial_rollout=of.partial,
-                **staleness,
-            ),
-            rollout_id,
-        )
-        metrics = output.metrics
-        assert engine.running == {}
-        assert len(output.groups) == of.target
-        given_back = metrics["num_groups_given_back"]
-        assert metrics["num_groups_started"] == of.target + metrics["num_groups_dropped"] + given_back
-        assert metrics["num_groups_resumed"] <= unfinished
-        for group in output.groups:
-            trained.append(group[0].group_index)
-            assert len(group) == of.n_samples
-            for sample in group:
-                assert sample.tokens == list(range(9, 16)), "each token once, whatever was cut"
-                assert sample.reward == float(sample.index)
-                assert sample.rollout_log_probs == [-token / 100 for token in range(11, 16)]
-                assert len(sample.weight_versions) == len(sample.loss_mask) == sample.response_length == 5
-                assert sample.weight_versions == sorted(sample.weight_versions)
-                assert of.partial or set(sample.weight_versions) == {rollout_id}
-                if of.partial and of.max_staleness is not None:
-                    assert rollout_id - sample.weight_versions[0] <= of.max_staleness
-        # Through a checkpoint and back between any two rollouts.
-        again = Buffer(source)
-        again.load_state(data.state())
-        data = again
-        held = [sample for group in decode_groups(data.state()["waiting"]) for sample in group]
-        tokens = sum(sample.response_length for sample in held)
-        unfinished = data.num_waiting
-        assert of.partial or tokens == 0
-        assert metrics["num_tokens_carried_over"] <= tokens
-        assert all(s.response_length == len(s.weight_versions) == len(s.tokens) - 2 for s in held)
-    # Every prompt that was ever handed out was trained on once, dropped once, or waits: none twice, none missing.
-    left = data.next_groups(data.num_waiting, of.n_samples) if data.num_waiting else []
-    assert sorted(trained + dropped + [group[0].group_index for group in left]) == list(range(source.next))
-    indices = [sample.index for group in left for sample in group]
-    assert len(set(indices)) == len(indices) == len(left) * of.n_samples
-
-
 async def test_a_judge_that_hangs_on_the_surplus_holds_nothing_up() -> None:
     async def judge(sample: Sample) -> float:
         if sample.index:
@@ -439,6 +277,71 @@ async def test_a_generate_function_that_waits_for_something_else_is_cancelled_wh
     assert took < 0.5 if by_itself else 0.5 < took < 3
     left = data.next_groups(2, 1)
     assert [(s.index, s.status, s.tokens) for [s] in left] == [(i, SampleStatus.PENDING, [9, 10]) for i in (1, 2)]
+
+
+async def test_a_function_that_goes_on_when_it_is_cancelled_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name in ((filling, "GRACE_S"), (default, "STOP_TIMEOUT_S"), (tasks, "PATIENCE_S")):
+        monkeypatch.setattr(module, name, 0.1)
+    released = asyncio.Event()
+
+    async def stubborn(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+        sample.append_sampled(await context.client.generate(sample.tokens, sampling, rid="r"))
+        while sample.index and not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+        return [sample]
+
+    data = Buffer(Prompts())
+    doors = RolloutDoors(generate=stubborn)
+    over = context(Engine(), doors=doors, data=data, n_samples_per_prompt=1, over_sampling_batch_size=2)
+    output = await asyncio.wait_for(generate_rollout(over, 0), 10)
+    assert [group[0].index for group in output.groups] == [0]
+    [[left]] = data.next_groups(1, 1)
+    assert (left.index, left.status, left.tokens) == (1, SampleStatus.PENDING, [9, 10])
+    late = context(Engine(), doors=doors, data=data, n_samples_per_prompt=1, timeout_s=0.2)
+    with pytest.raises(RolloutFailed, match="rollout 1: 0 of 1 groups were ready"):
+        await asyncio.wait_for(generate_rollout(late, 1), 10)
+    released.set()
+
+
+async def test_a_rollout_that_is_ready_in_time_is_not_late_for_what_it_stops() -> None:
+    class Lingering(Engine):
+        """The second prompt comes back some time after it is aborted."""
+
+        async def generate(self, *args: Any, rid: str, **options: Any) -> Generation:
+            if "-1-" in rid:
+                while not self.aborted:
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0.4)
+            return await super().generate(*args, rid=rid, **options)
+
+    over = context(Lingering(), n_samples_per_prompt=1, over_sampling_batch_size=2, timeout_s=0.2)
+    output = await asyncio.wait_for(generate_rollout(over, 0), 10)
+    assert output.metrics["num_groups_given_back"] == 1
+
+
+async def test_what_begins_anew_has_none_of_what_was_written_into_it() -> None:
+    class Nested(Prompts):
+        def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
+            groups = super().next_groups(n_prompts, n_samples)
+            for sample in (sample for group in groups for sample in group):
+                sample.prompt, sample.metadata = [{"role": "user", "content": "p"}], {"turns": []}
+            return groups
+
+    async def writes(context: RolloutContext, sample: Sample, sampling: SamplingConfig) -> list[Sample]:
+        assert isinstance(sample.prompt, list)
+        sample.prompt.append({"role": "assistant", "content": "x"})
+        sample.metadata["turns"].append("x")
+        while sample.index:
+            await context.client.generate(sample.tokens, sampling, rid="r")
+        sample.append_sampled(await context.client.generate(sample.tokens, sampling, rid="r"))
+        return [sample]
+
+    data, doors = Buffer(Nested()), RolloutDoors(generate=writes)
+    over = context(Engine(), doors=doors, data=data, n_samples_per_prompt=1, over_sampling_batch_size=2)
+    await asyncio.wait_for(generate_rollout(over, 0), 10)
+    [[left]] = data.next_groups(1, 1)
+    assert (left.prompt, left.metadata) == ([{"role": "user", "content": "p"}], {"turns": []})
 
 
 async def test_a_request_that_misses_the_abort_is_aborted_again() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from engines.types import Sample, SampleStatus
 from trainers.errors import DataInvalid
-from trainers.rollout.dump import dump_path, load_rollout, save_rollout
+from trainers.rollout.dump import check_rollouts, dump_path, load_rollout, save_rollout
 
 floats = st.floats(allow_nan=False, allow_infinity=False)
 json_values = st.recursive(
@@ -59,6 +59,9 @@ def test_a_rollout_that_is_not_there_says_which_are(tmp_path: Path) -> None:
         DataInvalid, match=r"no rollout_0000003.jsonl.gz: it holds rollout_0000001.* to rollout_0000002"
     ):
         load_rollout(tmp_path, 3)
+    check_rollouts(tmp_path, 3)
+    with pytest.raises(DataInvalid, match=r"debug.load_rollouts: .* no rollout_0000003.jsonl.gz"):
+        check_rollouts(tmp_path, 4)
 
 
 def test_a_damaged_rollout_is_named_with_its_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from engines.types import FinishReason, Generation, Sample
 from trainers.config import DataConfig
 from trainers.config.evaluation import EvalConfig
 from trainers.errors import RolloutFailed
+from trainers.rollout import tasks
 from trainers.rollout.evaluation import EvalSet, evaluate
 
 
@@ -99,6 +100,33 @@ async def test_an_evaluation_that_takes_too_long_says_which(tmp_path: Path) -> N
 
     with pytest.raises(RolloutFailed, match=r"evaluation of set0 on weight version 7 .* eval.timeout_s = 0.05 s"):
         await evaluate(sets(1), never, weight_version=7, pass_reward=1.0, timeout_s=0.05, directory=tmp_path)
+
+
+async def test_where_one_set_fails_the_others_are_ended_and_one_that_goes_on_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tasks, "PATIENCE_S", 0.1)
+    released, ended = asyncio.Event(), list[str]()
+
+    async def answer(groups: Any, sampling: SamplingConfig, reward: Any, name: str) -> Any:
+        if name == "eval-set0-7":
+            await asyncio.sleep(0)
+            raise RolloutFailed("broken")
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            ended.append(name)
+            await (released.wait() if name == "eval-set2-7" else asyncio.sleep(0))
+            raise
+
+    asked = sets(1, 1, 1)
+    with pytest.raises(RolloutFailed, match="broken"):
+        await asyncio.wait_for(
+            evaluate(asked, answer, weight_version=7, pass_reward=1.0, timeout_s=10, directory=tmp_path), 5
+        )
+    assert sorted(ended) == ["eval-set1-7", "eval-set2-7"]
+    assert [each.data.state() for each in asked] == [{"next": 0}] * 3
+    released.set()
 
 
 def test_a_set_takes_from_the_data_section_what_it_does_not_say(tmp_path: Path) -> None:

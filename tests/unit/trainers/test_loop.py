@@ -6,11 +6,16 @@ from typing import Any
 
 import pytest
 
+from engines.types import Sample
+from trainers.assembly import no_reward
 from trainers.config import RunConfig
-from trainers.loop import catch_up, rollouts
+from trainers.loop import catch_up, generate_only, rollouts
+from trainers.plugins.run import load_plugins
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
-from trainers.reports import CheckpointReport, EvaluationReport, Report, StepReport
+from trainers.reports import CheckpointReport, EvaluationReport, Phase, Report, StepReport
+from trainers.rollout.protocols import RolloutOutput
+from trainers.run import Run
 from trainers.spool import Spool
 
 SAVED = "/checkpoints/iter_0000004"
@@ -30,7 +35,7 @@ async def told(directory: Path, *, attempt: int, num_rollouts: int = 9, interval
     run: Any = SimpleNamespace(
         report=report,
         evaluator=Evaluator(),
-        context=lambda version: None,
+        context=lambda *_: None,
         config=SimpleNamespace(
             num_rollouts=num_rollouts,
             eval=SimpleNamespace(is_due=lambda rollout, last: last or (interval and (rollout + 1) % interval == 0)),
@@ -52,7 +57,7 @@ async def test_a_run_of_no_rollouts_evaluates_once_and_exports_nothing(begins_at
     }
     config = RunConfig.model_validate(spec)
     run: Any = SimpleNamespace(
-        config=config, report=report, data=None, engines=None, evaluator=Evaluator(), context=lambda version: None
+        config=config, report=report, data=None, engines=None, evaluator=Evaluator(), context=lambda *_: None
     )
     training: Any = SimpleNamespace(state=TrainerState(begins_at, None, 1, SAVED), trainer=None)
     await rollouts(run, training, None)  # type: ignore[arg-type]
@@ -60,6 +65,49 @@ async def test_a_run_of_no_rollouts_evaluates_once_and_exports_nothing(begins_at
     assert isinstance(evaluation, EvaluationReport) and evaluation.weight_version == begins_at
     with pytest.raises(ValueError, match=r"only an evaluation to run: add eval\.sets"):
         RunConfig.model_validate(spec | {"eval": {}})
+
+
+async def test_a_run_that_only_generates_evaluates_its_one_version_once_in_a_phase_of_its_own(tmp_path: Path) -> None:
+    report = Reporter(url="http://nowhere", token="", spool_directory=tmp_path, attempt=1)
+    phases: list[tuple[Phase, str]] = []
+    report.phase = lambda phase, waiting_for: phases.append((phase, waiting_for))  # type: ignore[method-assign]
+
+    class Answering(Evaluator):
+        async def __call__(self, context: Any) -> list[Any]:
+            context.progress("1 of 2")
+            return await super().__call__(context)
+
+    async def rollout(context: Any, rollout_id: int) -> RolloutOutput:
+        context.progress("2 of 2")
+        return RolloutOutput([[Sample(0, 0, "p")]])
+
+    config = RunConfig.model_validate(
+        {
+            "model": {"hf_checkpoint": "/m"},
+            "data": {"prompt_data": "/d"},
+            "rollout": {"num_rollouts": 2, "rollout_batch_size": 1},
+            "eval": {"sets": [{"name": "held_out", "prompt_data": "/e"}], "before_train": False, "interval": 1},
+            "debug": {"mode": "rollout_only"},
+        }
+    )
+    run = Run(
+        config=config,
+        rollout=rollout,
+        plugins=load_plugins(config),
+        data=None,
+        tokenizer=None,
+        reward=no_reward,
+        report=report,
+        evaluator=Answering(),  # type: ignore[arg-type]
+        engines=None,
+        training=None,
+    )
+    await generate_only(run)
+    evaluation, *steps = Spool(tmp_path, 1).facts()
+    assert isinstance(evaluation, EvaluationReport) and evaluation.weight_version == 0
+    assert [isinstance(step, StepReport) and step.rollout_id for step in steps] == [0, 1]
+    assert (Phase.EVALUATING, "1 of 2") in phases
+    assert phases.count((Phase.GENERATING, "2 of 2")) == 2
 
 
 @pytest.mark.parametrize("attempt", [2, 3])
