@@ -81,7 +81,8 @@ class MegatronTrainer:
             [init_method] = await self._settled([self._ranks[0].rendezvous.remote()])
             return await self._settled([rank.start.remote(init_method, begin) for rank in self._ranks])
 
-        return (await self._within(config.trainer.start_timeout_s, "start", begun()))[0]
+        limit = "trainer.start_timeout_s"
+        return (await self._within(config.trainer.start_timeout_s, limit, "start", begun()))[0]
 
     async def step(self, batch: TrainBatch) -> StepStats:
         """Train on one rollout, within ``trainer.step_timeout_s``."""
@@ -108,6 +109,7 @@ class MegatronTrainer:
             f"send weight version {version}",
             lambda rank: rank.sync_weights.remote(list(receivers), version),
             timeout_s=self._config.sync.timeout_s + SYNC_MARGIN_S,
+            limit=f"sync.timeout_s, and {SYNC_MARGIN_S:.0f} s to continue the engines",
         )
         return stats[0]
 
@@ -127,19 +129,27 @@ class MegatronTrainer:
         for rank in ranks:
             ray.kill(rank, no_restart=True)
 
-    async def _on_all(self, what: str, call: Callable[[Any], Any], *, timeout_s: float | None = None) -> list[Any]:
+    async def _on_all(
+        self,
+        what: str,
+        call: Callable[[Any], Any],
+        *,
+        timeout_s: float | None = None,
+        limit: str = "trainer.step_timeout_s",
+    ) -> list[Any]:
         if not self._ranks:
             raise RuntimeError("the trainer is not started")
         deadline = self._config.trainer.step_timeout_s if timeout_s is None else timeout_s
         async with self._turn:
-            return await self._within(deadline, what, self._settled([call(rank) for rank in self._ranks]))
+            return await self._within(deadline, limit, what, self._settled([call(rank) for rank in self._ranks]))
 
-    async def _within[T](self, timeout_s: float, what: str, work: Coroutine[Any, Any, T]) -> T:
+    async def _within[T](self, timeout_s: float, limit: str, what: str, work: Coroutine[Any, Any, T]) -> T:
         try:
             return await asyncio.wait_for(work, timeout_s)
         except TimeoutError:
             raise TrainerLost(
-                f"the trainer's {len(self._slots)} ranks did not {what} within {timeout_s:.0f} s{self._log_text(0)}"
+                f"the trainer's {len(self._slots)} ranks did not {what} within {timeout_s:.0f} s ({limit})"
+                f"{self._log_text(0)}"
             ) from None
 
     async def _settled(self, refs: Sequence[Any]) -> list[Any]:

@@ -16,7 +16,8 @@ from trainers.weights.buckets import Bucket, buckets
 from trainers.weights.group import SyncGroup
 
 DRAIN_GRACE_S = 10.0
-_CLEANUP_TIMEOUT_S = 30.0
+_CALL_TIMEOUT_S = 15.0
+"""For each of the three calls that make an engine generate again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,8 @@ class CollectiveSender:
             for _ in tensors:  # the other ranks are producing these too, and would wait for this one
                 pass
             if isinstance(error, TimeoutError):
-                error = WeightSyncError(f"sync.timeout_s = {timeout_s:.0f} s passed after {sent.buckets} buckets")
+                during = "".join(f" while {note}" for note in getattr(error.__cause__, "__notes__", ()))
+                error = WeightSyncError(f"sync.timeout_s = {timeout_s:g} s passed after {sent.buckets} buckets{during}")
             raise WeightSyncError(
                 f"weight version {version} did not reach {_names(receivers)}: {error}{_left_text(left)}"
             ) from error
@@ -104,7 +106,7 @@ class CollectiveSender:
         if self._group is not None:
             old = self._group
             await self.close()
-            await _settle(old.receivers, lambda receiver: receiver.leave(old.name))
+            await asyncio.gather(*(_done(receiver.leave(old.name)) for receiver in old.receivers))
         group = SyncGroup(
             tuple(receivers), backend=self._backend, device=self._device, host=self._host, timeout_s=timeout_s
         )
@@ -119,19 +121,22 @@ class CollectiveSender:
         return group
 
     async def _give_up(self, receivers: Sequence[WeightReceiver], *, mixed: bool) -> list[str]:
-        """Make every engine generate again; returns those that could not be."""
+        """Make every engine generate again, none waiting for another; returns those that could not be."""
         group, self._group = self._group, None
+
+        async def go_on(receiver: WeightReceiver) -> bool:
+            if group is not None:
+                await _done(receiver.leave(group.name))
+            marked = not mixed or await _done(receiver.invalidate())
+            return await _done(receiver.resume()) and marked
+
+        going_on = asyncio.gather(*map(go_on, receivers))
         if group is not None:
-            # Together: gloo's abort waits for a broadcast under way, which an engine that leaves breaks off; an
-            # engine that waits in NCCL leaves only once the sender has aborted.
-            await asyncio.gather(
-                asyncio.to_thread(group.abort), _settle(receivers, lambda receiver: receiver.leave(group.name))
-            )
-        failed: set[str] = set()
-        if mixed:
-            failed |= await _settle(receivers, lambda receiver: receiver.invalidate())
-        failed |= await _settle(receivers, lambda receiver: receiver.resume())
-        return sorted(failed)
+            # Meanwhile: gloo's abort waits for a broadcast under way, which an engine that leaves breaks off, and one
+            # that hangs does not; an engine that waits in NCCL leaves only once the sender has aborted.
+            aborting = asyncio.ensure_future(asyncio.to_thread(group.abort))
+            await asyncio.wait({aborting}, timeout=_CALL_TIMEOUT_S)
+        return sorted(receiver.name for receiver, goes in zip(receivers, await going_on, strict=True) if not goes)
 
 
 @dataclass(slots=True)
@@ -217,24 +222,24 @@ async def _all[T](
             for future in [*tasks, *others]:
                 if future in done:
                     future.result()
+    except asyncio.CancelledError as cancelled:  # a deadline's, say, which can tell then what it met
+        late = [receiver for receiver, task in zip(receivers, tasks, strict=True) if not task.done()]
+        cancelled.add_note(f"{what} {_names(late)}" if late else what)
+        raise
     finally:
         for future in [*tasks, *others]:
             future.cancel()
     return [task.result() for task in tasks]
 
 
-async def _settle(receivers: Sequence[WeightReceiver], call: Callable[[WeightReceiver], Awaitable[None]]) -> set[str]:
-    """``call`` for every receiver, bounded; the names of those where it failed."""
-
-    async def one(receiver: WeightReceiver) -> str | None:
-        try:
-            async with asyncio.timeout(_CLEANUP_TIMEOUT_S):
-                await call(receiver)
-        except (EngineError, TimeoutError):
-            return receiver.name
-        return None
-
-    return {name for name in await asyncio.gather(*map(one, receivers)) if name is not None}
+async def _done(call: Awaitable[None]) -> bool:
+    """Whether it came about, in bounded time."""
+    try:
+        async with asyncio.timeout(_CALL_TIMEOUT_S):
+            await call
+    except (EngineError, TimeoutError):
+        return False
+    return True
 
 
 def _names(receivers: Sequence[WeightReceiver]) -> str:

@@ -1,7 +1,11 @@
-"""What is decided about weights before any of them travels."""
+"""What is decided about weights before any of them travels, and what becomes of engines when one of them hangs."""
 
+import asyncio
 import json
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +14,12 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from engines.checkpoint import TensorIndex, tensor_index
+from engines.errors import WeightSyncError
 from engines.protocols import TensorMeta
 from engines.sglang.weights import parse_version
+from trainers.weights import collective
 from trainers.weights.buckets import Bucket, buckets
+from trainers.weights.collective import CollectiveSender
 
 DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.uint8)
 
@@ -103,3 +110,70 @@ def test_a_quantized_checkpoint_says_nothing_about_a_trainers_tensors(checkpoint
 @pytest.mark.parametrize(("label", "version"), [("0", 0), ("17", 17), ("default", None), ("mixed", None)])
 def test_only_a_number_is_a_weight_version(label: str, version: int | None) -> None:
     assert parse_version(label) == version
+
+
+class Engine:
+    """Notes what it is asked. One that ``hangs`` answers nothing from its first bucket on."""
+
+    num_ranks = 1
+
+    def __init__(self, name: str, model_path: str, *, hangs: bool = False):
+        self.name, self.model_path, self.hangs = name, model_path, hangs
+        self.asked: list[str] = []
+        self.resumed_at: float | None = None
+
+    def __getattr__(self, call: str) -> Any:
+        async def answer(*_: Any, **__: Any) -> bool:
+            self.asked.append(call)
+            if self.hangs and call not in ("pause", "join"):
+                await asyncio.Event().wait()
+            if call == "resume":
+                self.resumed_at = time.monotonic()
+            return True
+
+        return answer
+
+
+class StuckGroup:
+    """As gloo's is while a receiver hangs: neither the broadcast ends nor the abort."""
+
+    name = "g"
+
+    def __init__(self) -> None:
+        self.freed = threading.Event()
+
+    def broadcast(self, flat: torch.Tensor) -> Any:
+        self.freed.wait(30)
+        raise RuntimeError("connection closed")
+
+    def abort(self) -> None:
+        self.freed.wait(30)
+
+
+async def test_an_engine_that_hangs_is_named_and_keeps_neither_the_others_paused_nor_the_trainer_waiting(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collective, "_CALL_TIMEOUT_S", 0.5)
+    sender, group = CollectiveSender(backend="gloo", device="cpu", host="127.0.0.1"), StuckGroup()
+
+    async def joined(*_: Any) -> Any:
+        sender._group = group  # type: ignore[assignment]
+        return group
+
+    monkeypatch.setattr(sender, "_joined", joined)
+    well, stuck = Engine("engine-0", str(checkpoint)), Engine("engine-1", str(checkpoint), hangs=True)
+    try:
+        with pytest.raises(WeightSyncError) as failed:
+            await sender.send(
+                [well, stuck], [("b.bias", torch.zeros(5))], 3, pause_mode="retract", bucket_bytes=64, timeout_s=0.3
+            )
+        ended = time.monotonic()
+    finally:
+        group.freed.set()
+    assert str(failed.value) == (
+        "weight version 3 did not reach engine-0, engine-1: sync.timeout_s = 0.3 s passed after 0 buckets while "
+        "loading engine-1; could not be continued and must be replaced: engine-1"
+    )
+    assert well.asked == ["pause", "load", "leave", "invalidate", "resume"]
+    assert well.resumed_at is not None
+    assert ended - well.resumed_at > 0.9, "it went on while the three calls to the other were still waited for"
