@@ -21,6 +21,7 @@ from trainers.rollout.rewards.code.cases import Assertion, Call, InputOutput, ca
 from trainers.rollout.rewards.code.harness import compare, decode, encode
 from trainers.rollout.rewards.code.judge import CodeReward, program_of
 from trainers.rollout.rewards.code.sandbox import Ended, Limits, Program, Sandbox, isolation_refused, python_argv
+from trainers.rollout.rewards.code.separation import separated
 
 LIMITS = Limits(cpu_s=1, memory_bytes=256 << 20, file_bytes=4 << 20, processes=8, output_bytes=10_000)
 isolated = pytest.mark.skipif(isolation_refused() is not None, reason=f"no isolation here: {isolation_refused()}")
@@ -33,7 +34,8 @@ async def run(source: str, stdin: bytes = b"", wall_s: float = 10.0) -> Ended:
 
 def trying(statement: str) -> str:
     """A program that says whether the system refused a statement."""
-    return f"import ctypes, os, socket\nlibc = ctypes.CDLL(None)\ntry:\n    {statement}\n    print('done')\nexcept OSError as e: print('refused')"
+    imports = "import ctypes, os, socket\nlibc = ctypes.CDLL(None)"
+    return f"{imports}\ntry:\n    {statement}\n    print('done')\nexcept OSError as e: print('refused')"
 
 
 @isolated
@@ -354,6 +356,27 @@ async def test_no_object_passes_a_call_by_what_its_methods_say(expected: Any) ->
         "def check(candidate):\n    assert candidate(1) == [3]\ncheck(f)",
         "assert all(f(i) == i for i in [10, 20])",
         "for i in [10, 20]:\n    assert f(i) != 3 and f(i) == i",
+        "def check(candidate):\n    assert candidate(candidate(1)) == [3]\ncheck(f)",
+        "def check(candidate):\n    assert abs(candidate(1) - 1.5) < 1e-6\ncheck(f)",
+        "try:\n    f(1)\nexcept ValueError:\n    pass\nelse:\n    assert False",
+        "x = f(1)\nassert x is True",
+        "x = f(1)\nassert len(x) == 3",
+        "for x in f(1):\n    assert x == 3\nassert [*f(1)] == [3]",
+    ],
+)
+async def test_no_program_passes_a_test_of_statements_by_what_its_objects_say_or_by_what_it_finds(test: str) -> None:
+    assert split(test) is None
+    assert separated(test) is not None
+    found = await asyncio.gather(*(judged(source, [test]) for source in CHEATS.values()))
+    assert [name for name, (value, _) in zip(CHEATS, found, strict=True) if value] == []
+
+
+@isolated
+@pytest.mark.parametrize(
+    "test",
+    [
+        "def check(candidate):\n    assert candidate(lambda: 1) == [3]\ncheck(f)",
+        "class Test:\n    def check(self):\n        assert f(1) == [3]\nTest().check()",
     ],
 )
 async def test_an_assertion_beside_the_program_compares_no_objects_with_plain_data(test: str) -> None:
@@ -421,7 +444,7 @@ RIGHT = [
     ("import itertools\ndef f(): return itertools.count()",
      "assert [p for p, _ in zip(f(), range(5))] == [0, 1, 2, 3, 4]"),
     ("def f(): return [[i] * 1000 for i in range(300)]",
-     "for _ in range(30):\n    for i, row in enumerate(f()):\n        assert row == [i] * 1000"),
+     "for _ in range(10):\n    for i, row in enumerate(f()):\n        assert row == [i] * 1000"),
     ("class Stack(list):\n    def count(self): return len(self)", "assert Stack().count() == 0"),
     # Not taken apart:
     ("class P:\n    def __init__(self, x): self.x = x\n    def __eq__(self, o): return self.x == o.x",
@@ -432,6 +455,37 @@ RIGHT = [
     ("import datetime\ndef f(): return datetime.date(2020, 1, 2)",
      "import datetime\nassert f() == datetime.date(2020, 1, 2)"),
     ("def f(x): return x", "assert f(1) == f(1) != f(2)"),
+    ("def f(x): x.append(x[0] + 1); x[0] = {}",
+     "def check(f):\n    x = [1, [2]]\n    y = x[1]\n    f(x)\n    assert x == [{}, [2], 2] and x[1] is y\ncheck(f)"),
+    ("def f(d, *, k): d[k] = {k}; d.pop('a')", "d = {'a': 1, 'b': [2]}\nf(d, k='k')\n"
+     "assert d == {'b': [2], 'k': {'k'}}"),
+    ("def f(s): s.clear()", "s = {1}\nassert f(s) is None and s == set()"),
+    ("def f(g, x): return g(x)", "g = lambda x: x + 1\nassert f(g, 2) == 3"),
+    ("from collections import Counter\ndef f(c): return c.most_common(1)",
+     "from collections import Counter\nc = Counter('aab')\nassert f(c) == [('a', 2)]"),
+    ("def f(x): raise KeyError('no', x)", "try:\n    f(1)\nexcept KeyError as e:\n    assert str(e) == \"('no', 1)\""),
+    ("class Bad(ValueError): pass\ndef f(x): raise Bad",
+     "try:\n    f(1)\n    assert False\nexcept ValueError:\n    pass"),
+    ("def f():\n    a = 0\n    while True: yield (a := a + 1)",
+     "it = f()\nassert [next(it) for _ in range(5)] == [1, 2, 3, 4, 5]\nassert next(f()) == 1"),
+    ("import re\ndef f(x): return re.match('a', x)",
+     "for x in ('a', 'ab'):\n    assert f(x)\n    assert f(x) is not None\nassert not f('b')"),
+    ("def enc(s): return s[1:] + s[:1]\ndef dec(s): return s[-1:] + s[:-1]",
+     "def check(candidate):\n    for s in ('abc', 'xyz'):\n        assert candidate(enc(s)) == s\ncheck(dec)"),
+    ("import math\ndef poly(xs, x): return sum(c * math.pow(x, i) for i, c in enumerate(xs))\n"
+     "def zero(xs): return -1.0",
+     "METADATA = {'author': 'x'}\ndef check(candidate):\n    import random\n    rng = random.Random(42)\n"
+     "    for _ in range(3):\n        c = rng.randint(1, 9)\n"
+     "        assert math.fabs(poly([c, c], candidate([c, c]))) < 1e-4\ncheck(zero)"),
+    ("class Solution:\n    def __init__(self): self.n = 0\n"
+     "    def f(self, x):\n        self.n += x\n        return self.n",
+     "def check(candidate):\n    assert candidate(x = 1) == 1\n    assert candidate(x = 2) == 3\ncheck(Solution().f)"),
+    ("class Stack:\n    def __init__(self): self.a = []\n"
+     "    def push(self, x): self.a.append(x)\n    def pop(self): return self.a.pop()",
+     "s = Stack()\ns.push(2)\nassert s.pop() == 2"),
+    ("class N:\n    def __init__(self, v): self.val = v\ndef f(x): return N(x)", "n = f(3)\nassert n.val == 3"),
+    ("def f(n):\n    def g(): return n\n    return g", "g = f(3)\nassert g() == 3"),
+    ("def f(x): return x", "assert f(1) == 1\nprint('fine')"),
 ]  # fmt: skip
 
 
@@ -462,6 +516,11 @@ async def test_wrong_programs_fail_assertions() -> None:
         ("def f(): return [0] * 10**6", "assert f() == [0]"),
         ("def f(x): return 3", "assert f(1) == 3 +"),
         ("def f(x): return 3", "x = 1\nassert f(x) == 4"),
+        ("import os\ndef f(x): os._exit(0)", "try:\n    f(1)\n    assert False\nexcept Exception:\n    pass"),
+        ("def f(x): return x", "try:\n    f(1)\nexcept ValueError:\n    pass\nelse:\n    assert False"),
+        ("def g(x): return x", "x = 1\nassert f(x) == 1"),
+        ("def f(x): return sorted(x)", "x = [2, 1]\nf(x)\nassert x == [1, 2]"),
+        ("raise SystemExit(0)", "x = 1\nassert f(x) == 1"),
     ]
     found = await asyncio.gather(*(judged(source, [test]) for source, test in cases))
     assert [case for case, (value, _) in zip(cases, found, strict=True) if value] == []
@@ -521,6 +580,22 @@ def test_the_program_is_asked_for_values_and_not_told_what_they_should_be(
 )  # fmt: skip
 def test_what_cannot_be_taken_apart_is_left_whole(test: str) -> None:
     assert split(test) is None
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        "x = 1", "assert 1 == 1", "class T:\n    pass\nassert f(1)", "x = f(1)\nassert x.val == 3",
+        "s = Stack()\ns.push(1)",
+        "x = eval(f(1))", "x = getattr(f(1), 'x')", "f.calls = 1", "assert f.count('a') == 1", "g = f(1)\nassert g(2)",
+        "assert f(1)(2) == 3", "import os\nx = f(1)", "from os import path\nx = f(1)", "from math import *\nx = f(1)",
+        "import datetime\nx = f()\nassert x == datetime.date(1, 1, 1)", "x = f(1).__class__",
+        "try:\n    f()\nexcept MyError:\n    pass",
+        "assert f(", "x = '\0'\nf('\0')\0", "(" * 5000, "x = " + "-" * 20_000 + "f(1)",
+    ],
+)  # fmt: skip
+def test_a_test_that_needs_more_of_the_program_than_its_functions_stays_beside_it(test: str) -> None:
+    assert separated(test) is None
 
 
 def test_comparisons_beside_the_program_go_through_the_harness() -> None:

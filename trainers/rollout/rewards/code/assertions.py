@@ -15,7 +15,7 @@ from typing import Any, override
 from trainers.rollout.rewards.code.harness import COMPARISONS, decode
 
 _BUILTINS = frozenset(dir(builtins))
-_USABLE = frozenset(
+USABLE = frozenset(
     {"abs", "all", "any", "bool", "bytes", "complex", "dict", "divmod", "enumerate", "filter", "float", "frozenset"}
     | {"int", "isinstance", "len", "list", "map", "max", "min", "pow", "range", "reversed", "round", "set", "sorted"}
     | {"str", "sum", "tuple", "zip"}
@@ -82,7 +82,7 @@ def _rest(test: ast.expr, modules: dict[str, str], asked: list[str]) -> ast.expr
     rest = _Asker(_BUILTINS | modules.keys(), _bound(test), asked).truth(test)
     plain = {name for name, module in modules.items() if module in _PLAIN_MODULES}
     # Where nothing was asked, the program's function has a builtin's name.
-    if len(asked) == before or _loaded(rest) - _bound(rest) - _USABLE - plain - {_ANSWER}:
+    if len(asked) == before or _loaded(rest) - _bound(rest) - USABLE - plain - {_ANSWER}:
         raise _Inseparable
     return rest
 

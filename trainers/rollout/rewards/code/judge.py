@@ -16,6 +16,7 @@ from trainers.rollout.rewards.answer import final_answer
 from trainers.rollout.rewards.code.assertions import guarded, holds, split
 from trainers.rollout.rewards.code.cases import Assertion, Call, Case, InputOutput, cases_of, same_output, same_value
 from trainers.rollout.rewards.code.sandbox import Limits, Program, Sandbox, python_argv, require_isolation
+from trainers.rollout.rewards.code.separation import separated
 from trainers.rollout.rewards.verdict import Verdict
 
 MAX_SOURCE = 100_000
@@ -106,6 +107,11 @@ class CodeReward:
     async def _holds(self, source: str, test: str, wall_s: float) -> bool:
         """Whether an assertion is true: in the program's own process only where it cannot be taken apart."""
         parts = split(test)
+        if parts is None and (beside := separated(test)):
+            question = {"test": beside.source, "functions": beside.functions}
+            said = await self._answer(source, question, wall_s, apart=True)
+            if said != (None,):  # the test hands over objects of its own
+                return said == (True,)
         if parts is None:
             return await self._answer(source, {"assert": guarded(test)}, wall_s) == (True,)
         said = await self._answer(source, {"values": parts.asked, "imports": parts.imports}, wall_s)
@@ -117,11 +123,15 @@ class CodeReward:
             true = await self._answer("", question, wall_s) == (True,)
         return true
 
-    async def _answer(self, source: str, question: dict[str, Any], wall_s: float) -> tuple[()] | tuple[Any]:
-        """What the harness answers, a value of JSON, when the program has run; nothing when it does not."""
+    async def _answer(
+        self, source: str, question: dict[str, Any], wall_s: float, *, apart: bool = False
+    ) -> tuple[()] | tuple[Any]:
+        """What the harness answers, a value of JSON, when the program has run; nothing when it does not. ``apart``: the
+        program runs in a process of its own."""
         word = secrets.token_hex(16)
         asked = json.dumps({"word": word} | question).encode() + b"\n"
-        program = Program(python_argv(_HARNESS, _SOLUTION), asked, {_SOLUTION: source, _HARNESS: self._harness})
+        argv = python_argv(_HARNESS, _SOLUTION, *(["apart"] if apart else []))
+        program = Program(argv, asked, {_SOLUTION: source, _HARNESS: self._harness})
         ended = await self._sandbox.run(program, wall_s)
         if ended.status != 0:
             return ()

@@ -42,7 +42,7 @@ class Limits:
             "CPU": self.cpu_s,
             "AS": self.memory_bytes,
             "FSIZE": self.file_bytes,
-            "NPROC": self.processes,
+            "NPROC": self.processes + 1,  # of which one may be the harness's
             "NOFILE": 64,
             "CORE": 0,
             "MEMLOCK": 0,
