@@ -14,12 +14,12 @@ from pathlib import PurePosixPath
 from controlplane.jobs.flags.command_line import PROGRAMS
 from controlplane.jobs.flags.shell_arithmetic import changed_names, compute
 from controlplane.jobs.flags.shell_commands import Block, Command, commands
-from controlplane.jobs.flags.shell_words import Break, Word
+from controlplane.jobs.flags.shell_words import Break, Part, Word
 
 _ASSIGNMENT = re.compile(r"^([A-Za-z_]\w*)(\+?)=")
 _ARRAY = re.compile(r"^\$\{([A-Za-z_]\w*)\[[@*]\]\}$")
 _ELEMENT = re.compile(r"^([A-Za-z_]\w*)\[.*\]\+?=")
-_DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*)(:?)-(.*)\}$")
+_DEFAULT = re.compile(r"^\$\{([A-Za-z_]\w*)(:?)([-=])(.*)\}$")
 _PLAIN = re.compile(r"^\$\{?([A-Za-z_]\w*)\}?$")
 _ARITHMETIC = re.compile(r"^\$\(\((.*)\)\)$", re.DOTALL)
 _SEQ = re.compile(r"^\$\(\s*seq((?:\s+-?\d+){1,3})\s*\)$")
@@ -118,6 +118,8 @@ class _Run:
             runs = runs and (not others or first in _SUCCEED)
             if not others:
                 continue
+            for part in (part for word in others for part in word.parts if part.expands):
+                self._take_default(part.text, settled=certain)
             words = [text for word in others for text in self.expand(word)]
             if any(PurePosixPath(word).name in PROGRAMS for word in words):
                 self.trained.append(words)
@@ -184,9 +186,11 @@ class _Run:
         return not taken
 
     def _leave(self, scopes: list[_Scope], blocks: tuple[Block, ...]) -> None:
+        if blocks == (Block.SUBSHELL,) and scopes[-1].block is Block.CASE:
+            return  # this ends a pattern
         at = next((at for at in range(len(scopes) - 1, 0, -1) if scopes[at].block in blocks), None)
         if at is None:
-            return  # the text was cut from a script, or this ends a pattern of a case
+            return  # the text was cut from a script
         scope = scopes[at]
         del scopes[at:]
         if scope.block is Block.SUBSHELL:
@@ -201,7 +205,7 @@ class _Run:
     def expand(self, word: Word) -> list[str]:
         """The words that one becomes: an array's elements, or what a list without quotes splits into."""
         found = [""]
-        empty = not word.quoted
+        empty, missing = not word.quoted, False
         for part in word.parts:
             values = self._fill(part.text) if part.expands else None
             if values is None:
@@ -211,17 +215,18 @@ class _Run:
             elif part.text.endswith("[*]}"):
                 values = [" ".join(values)]
             empty = empty and not values
+            missing = missing or (part.quoted and not values)  # "${NAME[@]}" of no elements, which is no word
             if values:
                 found[-1] += values[0]
                 found += values[1:]
-        return [] if empty else found
+        return [] if empty or (missing and found == [""]) else found
 
     def _fill(self, text: str) -> list[str] | None:
         """What stands for ``$…``; None: only a shell knows."""
         if match := _ARRAY.match(text):
             return self.values.get(match[1], None if self.incomplete or match[1] in self.unknown else [])
         if match := _DEFAULT.match(text):
-            held, default = self.values.get(match[1]), match[3].strip("\"'")
+            held, default = self.values.get(match[1]), match[4].strip("\"'")
             if (held and (held[0] or not match[2])) or match[1] in self.unknown:
                 return held
             return self._fill(default) if default.startswith("$") else [default]
@@ -232,7 +237,8 @@ class _Run:
             first, step, last = (1, 1, *numbers) if len(numbers) == 1 else (numbers[0], 1, numbers[1])
             if len(numbers) == 3:
                 first, step, last = numbers
-            return [str(number) for number in range(first, last + (1 if step > 0 else -1), step)] if step else None
+            numbers = range(first, last + (1 if step > 0 else -1), step) if step else None
+            return None if numbers is None else ["\n".join(map(str, numbers))]
         if match := _JOINED.match(text):
             elements = self.values.get(match[3])
             return None if elements is None else [match[2].join(elements)]
@@ -273,9 +279,21 @@ class _Run:
         # What is known of a longer text is kept, with the gaps as they stand.
         if not unknown or any(part.text and part not in unknown for part in value.parts):
             before = "".join(self.values.get(name, [])[:1]) if adds else ""
-            self._set(name, [before + " ".join(self.expand(value))])
+            whole = Word(tuple(Part(part.text, part.expands, True) for part in value.parts))  # it is not split
+            self._set(name, [before + " ".join(self.expand(whole))])
         elif name != _OWN_DIRECTORY:
             self._forget(name)
+
+    def _take_default(self, text: str, *, settled: bool) -> None:
+        """``${NAME:=default}`` sets the name too, as in ``: ${NAME:=default}``."""
+        match = _DEFAULT.match(text)
+        if match is None or match[3] != "=":
+            return
+        found = self._fill(text) if settled else None
+        if found is not None:
+            self._set(match[1], found)
+        elif not any(self.values.get(match[1], ())):
+            self._forget(match[1])
 
     def _set(self, name: str, value: list[str]) -> None:
         self.values[name] = value

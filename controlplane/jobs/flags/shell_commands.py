@@ -96,9 +96,9 @@ def commands(text: str) -> Iterator[Command]:
         ends_head = False
         if inside:
             inside -= token is Break.CLOSE
-            if inside or at or at in command.arrays:
+            if inside or at in command.arrays or any(word.plain not in _LEADS for word in command.words[:at]):
                 continue
-            name = command.words[0].plain
+            name = command.words[at].plain
             ends_head = name not in _OPENS and _NAME.fullmatch(name) is not None
         if command.words:
             yield command.led()

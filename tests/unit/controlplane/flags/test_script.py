@@ -1,5 +1,8 @@
 """Flags out of a launch script."""
 
+import os
+import subprocess
+
 import pytest
 
 from controlplane.jobs.flags.script import script_words
@@ -243,6 +246,36 @@ def test_scripts_that_source_themselves_come_to_an_end() -> None:
     again = 'eval "$C; python train.py --b"'
     with pytest.raises(ValueError, match="different commands"):
         script_words(f"C='{again}'\neval \"$C\"")
+
+
+SHELL = 'python() { printf \'%s\\0\' "${@:2}"; }; run() { python train.py ${A[@]} "${A[*]}" $X "$X" "--x=${X}"; }\n'
+
+
+@pytest.mark.parametrize(
+    "sets",
+    [
+        *(
+            "X='a b'; X+=\" c\"",
+            "X=$(seq 1 3)",
+            'X=${Y:-"q r"}',
+            ": ${Y:=7}; X=$Y",
+            "Y=; X=${Y:-1}${Y-2}",
+            "X=$'a\\tb\\n'",
+        ),
+        *("X=~/x", "X=$((7 / 2 * (3 + 1) % 5))", "A=(1 2); X=${A[@]}", "A=('a b' c); X=\"${A[*]}\""),
+        *('A=("${B[@]}" "" x${B[@]}y)', "A=('a b' \"pre${B[@]}post\")", 'B=(1 "2 3"); A=("p${B[@]}q" ${B[*]})'),
+        *("X=1; (X=2; case x in x) X=3;; (y) X=4;; esac)", "Y=1; Y=2 true; X=$X$Y"),
+        *("for ((i=2; i<=4; i++)); do if (( i == 3 )); then X+=three; else X+=$i; A+=($i); fi; done", COUNTS + "X=$i"),
+        *("printf -v X '<%s>' 'a b'", "A=(1); A+=(--flag=$((1 << 0))); A=(2)"),
+    ],
+)
+def test_what_a_real_shell_passes_on_is_what_is_read(sets: str) -> None:
+    environment = {"HOME": "/me", "PATH": os.environ["PATH"]}
+    sets = f"X=0; A=()\n{sets}"
+    ended = subprocess.run(["bash", "-c", f"{SHELL}{sets}\nrun"], env=environment, capture_output=True, timeout=30)
+    expected = ended.stdout.decode().split("\0")[:-1]
+    words = script_words(f"{sets}\n" + SHELL.partition("run() { ")[2].partition("; }")[0], environment=environment)
+    assert words == ["python", "train.py", *expected]
 
 
 def test_variables_of_the_environment_are_filled_in_and_what_a_script_sets_goes_before_them() -> None:
