@@ -114,29 +114,32 @@ class _Run:
             before = command.words[: len(command.words) - len(others)]
             if others and others[0].plain in _HEADS:
                 others = others[1:]
-            first = others[0].plain if others else ""
-            runs = runs and (not others or first in _SUCCEED)
-            if not others:
-                continue
-            for part in (part for word in others for part in word.parts if part.expands):
-                self._take_default(part.text, settled=certain)
-            words = [text for word in others for text in self.expand(word)]
-            if any(PurePosixPath(word).name in PROGRAMS for word in words):
-                self.trained.append(words)
-            elif first == "rollway" and words[1:2] == ["train"]:
-                self.trained.append([PROGRAMS[0], *words[words.index("--") + 1 if "--" in words else 2 :]])
-            elif first not in _SAY and (inner := next(filter(_TRAINS.search, words), None)):
-                self._inner(words[: words.index(inner)], inner)
-            elif first in ("source", "."):
-                self._source("".join(words[1:2]), before, settled=certain)
-            elif first == "printf" and len(others) > 2 and others[1].plain == "-v":
-                self._print(others[2].plain, others[3:], settled=certain)
-            elif first.startswith("-"):
-                self.loose += words
-            else:
-                self._forget_changed(first, others)
+            if others:
+                self._perform(others, before, settled=certain)
+                runs = runs and others[0].plain in _SUCCEED
         sets = (self.values.get(name, [f"${{{name}[@]}}"]) for name in dict.fromkeys(arrays))
         self.loose = [text for texts in sets for text in texts] + self.loose
+
+    def _perform(self, command: list[Word], settings: list[Word], *, settled: bool) -> None:
+        """What does more than to set. ``settings``: what stands before, and is so for this command alone."""
+        for part in (part for word in command for part in word.parts if part.expands):
+            self._take_default(part.text, settled=settled)
+        first = command[0].plain
+        words = [text for word in command for text in self.expand(word)]
+        if any(PurePosixPath(word).name in PROGRAMS for word in words):
+            self.trained.append(words)
+        elif PurePosixPath(first).name == "rollway" and words[1:2] == ["train"]:
+            self.trained.append([PROGRAMS[0], *words[words.index("--") + 1 if "--" in words else 2 :]])
+        elif first not in _SAY and (inner := next(filter(_TRAINS.search, words), None)):
+            self._inner(words[: words.index(inner)], inner)
+        elif first in ("source", "."):
+            self._source("".join(words[1:2]), settings, settled=settled)
+        elif first == "printf" and len(command) > 2 and command[1].plain == "-v":
+            self._print(command[2].plain, command[3:], settled=settled)
+        elif first.startswith("-"):
+            self.loose += words
+        else:
+            self._forget_changed(first, command)
 
     def _inner(self, before: list[str], text: str) -> None:
         """Another shell's command, as that of ``bash -c``."""
@@ -329,7 +332,6 @@ class _Run:
             self._forget(name)
 
     def _source(self, path: str, settings: list[Word], *, settled: bool) -> None:
-        """``settings``: what stands before, and is so while the script is read."""
         text = self.read_file(path)
         if text is None or self.depth == _DEEPEST:
             self.incomplete = True
