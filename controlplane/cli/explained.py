@@ -72,6 +72,8 @@ def _spec(found: Resolution, console: Console, *, whole: bool) -> None:
 
 _MEGATRON = "trainer.megatron"
 _OF_THEIR_OWN = (_MEGATRON, "engine.sglang")
+_NARROW = 32
+"""Longer flags have their reason on the line below."""
 _ALIGNED = 24
 """Longer values do not push the flags of all others aside."""
 
@@ -143,12 +145,15 @@ def _ignored(report: Report, console: Console) -> None:
         if not entries:
             continue
         console.rule(f"[bold]{title}[/]", align="left", style="dim")
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
-        table.add_column(style=style, overflow="fold", ratio=2)
-        table.add_column(overflow="fold", ratio=3)
+        width = max((len(entry.text) for entry in entries if len(entry.text) <= _NARROW), default=0)
         for entry in entries:
-            table.add_row(Text(entry.text), Text(entry.why))
-        console.print(table)
+            line = Text(f"{entry.text:<{width}}", style=style)
+            if len(line) > width:
+                console.print(line, soft_wrap=True)
+                line = Text(" " * width)
+            for part in textwrap.wrap(entry.why, max(console.width - width - 2, 20), break_on_hyphens=False):
+                console.print(line.append(f"  {part}", style="none"), soft_wrap=True)
+                line = Text(" " * width)
         console.print()
 
 
