@@ -60,6 +60,10 @@ def _use(spelled: str, texts: tuple[str, ...], manifests: Manifests) -> tuple[Us
         option = manifests.megatron.by_flag(spelled)
     if option is not None:
         return _programs(option, spelled, texts)
+    if (first := spelled.split()[0]) != spelled and first.startswith("-"):
+        return Use(spelled, spelled, texts, problem="one word: pass a flag and each of its values by themselves"), len(
+            texts
+        )
     suggestion = _nearest(spelled, manifests)
     hint = f"did you mean {suggestion}?" if suggestion else "neither slime, Megatron nor SGLang has it"
     shell = _first(texts)

@@ -6,6 +6,7 @@ from typing import Any, cast
 import yaml
 
 from controlplane.jobs.flags.draft import Draft
+from controlplane.jobs.flags.flag import Kind
 from controlplane.jobs.flags.given import Given
 from controlplane.jobs.flags.table import TABLE
 
@@ -80,6 +81,11 @@ def _arguments(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     except ValueError as error:
         draft.refuse(flag, str(error))
         return
+    for name in content:
+        own = TABLE.get(f"--{str(name).replace('_', '-')}")
+        if own is not None and own.kind not in (Kind.IGNORED, Kind.REFUSED):
+            draft.refuse(flag, f"{name} in it is a setting of the job, which {own.name} says: give that instead")
+            return
     for name, value in content.items():
         draft.set(f"plugins.arguments.{name}", value, flag, why="its values are for your functions alone")
     draft.ignore(flag, "the file is empty")

@@ -375,6 +375,18 @@ def test_functions_of_the_users_go_to_their_doors_and_slimes_own_mean_the_shippe
     assert shipped_ones["rollout"]["dynamic_sampling_filter"] == "reward_nonzero_std"
 
 
+def test_a_setting_of_the_job_is_refused_among_values_for_functions() -> None:
+    found = run("--custom-config-path", "/c.yaml", files={"/c.yaml": "depth: 3\nrollout_batch_size: 5\n"})
+    [error] = found.errors
+    assert "rollout_batch_size in it is a setting of the job, which --rollout-batch-size says" in error.message
+    assert spec("--custom-config-path", "/c.yaml", files={"/c.yaml": "use_wandb: true"})["plugins"]["arguments"]
+
+
+def test_a_flag_that_is_one_word_with_its_value_says_so() -> None:
+    [error] = run("--lr 1e-6").errors
+    assert "pass a flag and each of its values by themselves" in error.message
+
+
 def test_whether_a_rollout_function_evaluates_too_is_left_to_who_can_load_it() -> None:
     words = ("--rollout-function-path", "mine.rollout", "--eval-interval", "1", "--eval-prompt-data", "/a")
     assert spec(*words)["plugins"]["eval_function"] is None
