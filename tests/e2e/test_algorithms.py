@@ -250,13 +250,101 @@ def test_a_loss_and_an_advantage_of_the_users_own_take_the_places_of_ours(tiny_m
         pass
 
 
+def slimes_policy_loss(args: Any, batch: Any, logits: torch.Tensor, sum_of_sample_mean: Any) -> Any:
+    from slime.backends.megatron_utils.loss import get_log_probs_and_entropy
+    from slime.utils.ppo_utils import compute_approx_kl, compute_policy_loss
+
+    lengths = {name: batch[name] for name in ("unconcat_tokens", "total_lengths", "response_lengths")}
+    assert [len(tokens) for tokens in batch["tokens"]] == batch["total_lengths"]
+    _, found = get_log_probs_and_entropy(logits, args=args, with_entropy=True, **lengths)
+    new, old, ref = (torch.cat(each) for each in (found["log_probs"], batch["log_probs"], batch["ref_log_probs"]))
+    pg, _ = compute_policy_loss(old - new, torch.cat(batch["advantages"]), args.eps_clip, args.eps_clip_high)
+    kl = compute_approx_kl(new, ref, args.kl_loss_type)
+    parts = [sum_of_sample_mean(each) for each in (pg, torch.cat(found["entropy"]), kl)]
+    loss = parts[0] - args.entropy_coef * parts[1] + args.kl_loss_coef * parts[2]
+    return loss, {"pg_loss": parts[0].detach(), "mine/entropy": parts[1].item(), "kl_loss": parts[2].detach()}
+
+
+def slimes_ppo_advantage(args: Any, rollout_data: Any) -> None:
+    kept = ("rewards", "values", "kl", "loss_masks")
+    rollout_data["advantages"], rollout_data["returns"] = [], []
+    for reward, values, kl, mask in zip(*(rollout_data[name] for name in kept), strict=True):
+        found, following, worth = [], 0.0, 0.0
+        for t in reversed(range(len(values))):
+            own = -args.kl_coef * float(kl[t]) * float(mask[t]) + (reward if t + 1 == len(values) else 0.0)
+            following = own + args.gamma * worth - float(values[t]) + args.gamma * args.lambd * following
+            worth = float(values[t])
+            found.append(following)
+        rollout_data["advantages"].append(torch.tensor(found[::-1]))
+        rollout_data["returns"].append(torch.tensor(found[::-1]) + values)
+
+
+def slimes_nothing(args: Any, batch: Any, logits: torch.Tensor, sum_of_sample_mean: Any) -> Any:
+    return logits.mean().detach(), {}
+
+
+def slimes_too_few(args: Any, rollout_data: Any) -> None:
+    rollout_data["advantages"] = rollout_data["loss_masks"][1:]
+
+
+LOSS_IN_SLIMES_FORM = {
+    "name": "grpo",
+    "eps_clip_high": 0.3,
+    "entropy_coef": 0.01,
+    "kl": {"estimator": "k3", "loss_coef": 0.3},
+    "custom_loss": f"{__name__}:slimes_policy_loss",
+}
+
+
+def test_a_loss_and_an_advantage_in_slimes_form_train_as_ours_when_they_are_the_same(tiny_model: Path) -> None:
+    for theirs, door in (
+        (LOSS_IN_SLIMES_FORM, "custom_loss"),
+        (ALGORITHMS["ppo"] | {"custom_advantage": f"{__name__}:slimes_ppo_advantage"}, "custom_advantage"),
+    ):
+        ours = {name: value for name, value in theirs.items() if name != door}
+        found: list[list[StepStats]] = []
+        for algorithm in (theirs, ours):
+            config = run_config(tiny_model, algorithm)
+            with single_rank(config) as rank:
+                found.append([rank.step(batch_of(config, number, rollout(config, number))) for number in range(2)])
+        for mine, expected in zip(*found, strict=True):
+            assert mine.losses == pytest.approx(expected.losses, rel=1e-5, abs=1e-7)
+            assert mine.grad_norms == pytest.approx(expected.grad_norms, rel=1e-5)
+            charted = {name: expected.metrics[name] for name in mine.metrics if name in expected.metrics}
+            assert {name: mine.metrics[name] for name in charted} == pytest.approx(charted, rel=1e-4, abs=1e-6)
+            if door == "custom_loss":
+                assert mine.metrics["mine/entropy"] == pytest.approx(expected.metrics["entropy"], rel=1e-5)
+                assert {"pg_loss", "kl_loss", "mask_tokens"} <= charted.keys()
+
+
+@pytest.mark.parametrize(
+    ("door", "name", "message"),
+    [
+        ("custom_loss", "slimes_nothing", "must return a loss of one number that has a gradient"),
+        (
+            "custom_advantage",
+            "slimes_too_few",
+            r"must set rollout_data\['advantages'\] to a list of one tensor a sample",
+        ),
+    ],
+)
+def test_what_a_function_in_slimes_form_gets_wrong_is_said(
+    door: str, name: str, message: str, tiny_model: Path
+) -> None:
+    config = run_config(tiny_model, {door: f"{__name__}:{name}"})
+    with single_rank(config) as rank, pytest.raises(PluginInvalid, match=rf"algorithm\.{door}: .*{message}"):
+        rank.step(batch_of(config, 0, rollout(config, 0)))
+
+
 LAYOUTS: list[dict[str, Any]] = [
     {"megatron": {"use_distributed_optimizer": True}},  # two replicas
     {"tensor_model_parallel_size": 2},
     {"context_parallel_size": 2},
     {"pipeline_model_parallel_size": 2},
 ]
-SPREAD = ["ppo", "dpo", "grpo by trajectory with a moving reference"]
+SPREAD = {name: ALGORITHMS[name] for name in ("ppo", "dpo", "grpo by trajectory with a moving reference")} | {
+    "loss in slime's form": LOSS_IN_SLIMES_FORM
+}
 
 
 def test_two_ranks_in_any_layout_train_like_one(tiny_model: Path) -> None:
@@ -277,14 +365,16 @@ def test_two_ranks_in_any_layout_train_like_one(tiny_model: Path) -> None:
             ],
         )
 
-    for name in SPREAD:
-        spec = run_config(tiny_model, ALGORITHMS[name]).model_dump()
+    for name, algorithm in SPREAD.items():
+        spec = run_config(tiny_model, algorithm).model_dump()
         spec["algorithm"] |= {"normalize_advantages": True} if name == "ppo" else {}
         spec["trainer"]["global_batch_size"] = 12 if name == "dpo" else 6  # pairs, too, can be halved
         alone = case(spec)
         with single_rank(alone.config) as rank:
             of_one = [rank.step(batch) for batch in alone.batches]
         for layout in LAYOUTS:
+            if "custom_loss" in algorithm and "context_parallel_size" in layout:
+                continue  # it would see half a sample
             resources = spec["resources"] | {"actor_num_gpus_per_node": 2}
             cases.append((case(spec | {"resources": resources, "trainer": spec["trainer"] | layout}), of_one))
     with RankPool(2) as pool:

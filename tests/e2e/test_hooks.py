@@ -16,7 +16,10 @@ CALLS: list[tuple[Any, ...]] = []
 
 def init(args: Any) -> None:
     assert get_args().hidden_size == args.hidden_size
-    CALLS.append(("init", args.hidden_size, args.rollout_batch_size, args.mine))
+    CALLS.append(("init", args.hidden_size, args.rollout_batch_size, args.global_batch_size, args.mine))
+    assert args.seed == get_args().seed == 1234
+    args.seed = 7
+    assert args.seed == get_args().seed == 7
 
 
 def before_log_prob(args: Any, model: list[Any], store_prefix: str) -> None:
@@ -55,7 +58,7 @@ def test_each_hook_is_called_at_its_point_and_a_change_to_the_optimizer_counts(t
     config = with_hooks(tiny_model, {"name": "grpo", "kl": {"loss_coef": 0.1}}, **HOOKS)
     begin: Checkpoint | None = None
     with single_rank(config, begin) as rank:
-        assert CALLS == [("init", 64, 6, 3)]
+        assert [("init", 64, 6, config.global_batch_size, 3)] == CALLS
         batch = batch_of(config, 0, rollout(config, 0))
         rank.step(batch)
         steps = len(batch.plan.steps)

@@ -19,8 +19,10 @@ from trainers.config import (
 from trainers.errors import RolloutFailed
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
+from trainers.megatron.slime_formulas import SlimeAdvantage
 from trainers.megatron.users_formula import of_each_token
-from trainers.plugins import load_function
+from trainers.plugins.check import check
+from trainers.plugins.doors import DOORS
 from trainers.rl.advantages import (
     baseline_advantages,
     generalized_advantages,
@@ -46,7 +48,7 @@ class Experience:
     policy: ForwardPass
     reference: ForwardPass | None = None
     critic: ForwardPass | None = None
-    custom_advantage: CustomAdvantage | None = None
+    custom_advantage: CustomAdvantage | SlimeAdvantage | None = None
 
     def __call__(self, steps: Steps, old_policy: ForwardPass | None = None) -> list[list[Signals]]:
         """``old_policy``: the one that generated, where that is not the one that is trained."""
@@ -61,6 +63,8 @@ class Experience:
                 lambda at, batch: self._signals(algorithm, batch, _at(old, at), _at(reference, at), _at(values, at)),
                 steps,
             )
+            if isinstance(self.custom_advantage, SlimeAdvantage):
+                signals = self.custom_advantage(steps, signals)
             return self._whitened(steps, signals) if algorithm.normalize_advantages else signals
 
     def _old(self, steps: Steps) -> list[list[Tensor]] | None:
@@ -70,7 +74,8 @@ class Experience:
             return None
         in_reward = algorithm.kl is not None and algorithm.kl.reward_coef is not None
         # From the second step on the policy is not the one whose log-probabilities are "old".
-        return self.policy(steps) if in_reward or (len(steps) > 1 and not algorithm.use_rollout_log_probs) else None
+        told = len(steps) > 1 or isinstance(self.custom_advantage, SlimeAdvantage)
+        return self.policy(steps) if in_reward or (told and not algorithm.use_rollout_log_probs) else None
 
     def _signals(
         self,
@@ -98,7 +103,7 @@ class Experience:
             advantages = reinforce_plus_plus_returns(outcomes, kl, mask, cu, kl_coef=kl_coef, gamma=algorithm.gamma)
         elif isinstance(algorithm, ReinforcePlusPlusBaselineConfig):
             advantages = baseline_advantages(outcomes, kl, mask, cu, kl_coef=kl_coef)
-        if self.custom_advantage is not None:
+        if self.custom_advantage is not None and not isinstance(self.custom_advantage, SlimeAdvantage):
             inputs = AdvantageInputs(outcomes=outcomes, kl=kl, values=values, loss_mask=mask, cu_lengths=cu)
             advantages = of_each_token(
                 "algorithm.custom_advantage",
@@ -137,12 +142,14 @@ class Experience:
             raise RolloutFailed(str(error)) from error
 
 
-def custom_advantage(algorithm: AlgorithmConfig) -> CustomAdvantage | None:
-    """Raises PluginInvalid for one that cannot be loaded."""
+def custom_advantage(
+    algorithm: AlgorithmConfig, slime_args: Callable[[], Any]
+) -> CustomAdvantage | SlimeAdvantage | None:
+    """The user's. ``slime_args``: for one in slime's form. Raises PluginInvalid for one that cannot be loaded."""
     if not isinstance(algorithm, PolicyGradientConfig) or algorithm.custom_advantage is None:
         return None
-    function: Callable[..., Any] = load_function(algorithm.custom_advantage, parameters=("inputs", "algorithm"))
-    return function
+    plugin = check(algorithm.custom_advantage, DOORS["custom_advantage"])
+    return SlimeAdvantage(algorithm, plugin, slime_args()) if plugin.form == "slime" else plugin.target
 
 
 def _map(make: Callable[[tuple[int, int], MicroBatch], Signals], steps: Steps) -> list[list[Signals]]:

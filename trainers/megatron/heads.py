@@ -75,15 +75,31 @@ class LogProbs:
         return log_probs, entropy
 
 
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """Of every token, [T, this rank's vocabulary], float32."""
+
+    def __call__(
+        self, *, hidden_states: Tensor, output_layer: nn.Module, output_weight: Tensor | None, config: Any, **_: Any
+    ) -> Tensor:
+        hidden: Any = copy_to_tensor_model_parallel_region(_all_rows(hidden_states, config))
+        weight: Any = output_layer.weight if output_weight is None else output_weight
+        return F.linear(hidden, weight).float()
+
+
 def predicting_rows(hidden_states: Tensor, batch: MicroBatch, config: Any) -> Tensor:
     """The hidden states that predict this rank's response tokens, [r, H], from those of all its tokens.
 
     Their gradient must be the whole one on every tensor-parallel rank."""
+    return _all_rows(hidden_states, config).index_select(0, batch.rows)
+
+
+def _all_rows(hidden_states: Tensor, config: Any) -> Tensor:
     if config.sequence_parallel:
         hidden_states = gather_from_sequence_parallel_region(  # pyright: ignore[reportAssignmentType]
             hidden_states, tensor_parallel_output_grad=False
         )
-    return hidden_states[:, 0].index_select(0, batch.rows)
+    return hidden_states[:, 0]
 
 
 def gather_responses(values: Tensor, batch: MicroBatch) -> Tensor:

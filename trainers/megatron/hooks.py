@@ -22,20 +22,22 @@ MODEL_PROVIDER = "custom_model_provider"
 
 
 class HookArgs:
-    """Megatron's own arguments, and behind them slime's names for the sections of the job. What is set is set in
-    Megatron's."""
+    """slime's names for the sections of the job, and behind them Megatron's own arguments, of which some only stand for
+    what the job decides: its batch size, say, is not the job's. What is set is set in Megatron's, and read from
+    there."""
 
     def __init__(self, args: Namespace, config: RunConfig) -> None:
-        object.__setattr__(self, "_megatron", args)
-        object.__setattr__(self, "_slime", SlimeArgs(config))
+        for name, value in {"_megatron": args, "_slime": SlimeArgs(config), "_set": set[str]()}.items():
+            object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        megatron: Namespace = object.__getattribute__(self, "_megatron")
-        if hasattr(megatron, name):
+        megatron, slime, changed = (object.__getattribute__(self, each) for each in ("_megatron", "_slime", "_set"))
+        if hasattr(megatron, name) and (name in changed or name not in slime):
             return getattr(megatron, name)
-        return getattr(object.__getattribute__(self, "_slime"), name)
+        return getattr(slime, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        object.__getattribute__(self, "_set").add(name)
         setattr(object.__getattribute__(self, "_megatron"), name, value)
 
 

@@ -1,6 +1,6 @@
 """The loss of a micro-batch, as sums that add up over micro-batches and ranks, and what a step's sums mean."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,8 @@ from trainers.config.algorithm_parts import LossAggregation
 from trainers.megatron.packing import MicroBatch
 from trainers.megatron.signals import Signals
 from trainers.megatron.users_formula import of_each_token
-from trainers.plugins import load_function
+from trainers.plugins.check import check
+from trainers.plugins.doors import DOORS
 from trainers.rl.correction import masked_weights, off_policy_sequences, truncated_weights
 from trainers.rl.doors import CustomLoss, LossInputs
 from trainers.rl.kl import kl_estimate
@@ -49,7 +50,7 @@ class Loss(Protocol):
         ...
 
     def metrics(self, total: Sequence[float]) -> dict[str, float]:
-        """A step's metrics from the total of its sums."""
+        """A step's metrics from the total of its sums. All ranks ask."""
         ...
 
 
@@ -146,8 +147,8 @@ class PolicyLoss:
             tokens["advantages"] = signals.advantages
             denominator = aggregate.denominator(batch)
             found |= {name: masked_sum(values, mask) for name, values in tokens.items()}
-            found |= {"loss": loss, "denominator": denominator} | _counts(batch)
-            return loss, denominator.to(torch.int), _stack(found, self.names)
+            found |= {"loss": loss, "denominator": denominator} | counts_of(batch)
+            return loss, denominator.to(torch.int), stacked(found, self.names)
 
     def _per_token(
         self, log_probs: Tensor, entropy: Tensor, old: Tensor, batch: MicroBatch, signals: Signals
@@ -179,7 +180,7 @@ class PolicyLoss:
         return clipped_policy_loss(log_probs, old, advantages, **bounds, eps_clip_c=dual_clip)
 
     def metrics(self, total: Sequence[float]) -> dict[str, float]:
-        return _means(dict(zip(self.names, total, strict=True)))
+        return means_of(dict(zip(self.names, total, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,11 +200,11 @@ class SFTLoss:
         with torch.no_grad():
             denominator = aggregate.denominator(batch)
             found = {"loss": loss, "entropy": aggregate(entropy, batch), "denominator": denominator}
-            found |= {"log_likelihood": masked_sum(log_probs, batch.loss_mask)} | _counts(batch)
-            return loss, denominator.to(torch.int), _stack(found, self.names)
+            found |= {"log_likelihood": masked_sum(log_probs, batch.loss_mask)} | counts_of(batch)
+            return loss, denominator.to(torch.int), stacked(found, self.names)
 
     def metrics(self, total: Sequence[float]) -> dict[str, float]:
-        return _means(dict(zip(self.names, total, strict=True)))
+        return means_of(dict(zip(self.names, total, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +250,11 @@ class DPOLoss:
                 # Over pairs like the rest: the mean over both samples' tokens.
                 "entropy": ((entropies[0::2] + entropies[1::2]) / 2 * whole).sum(),
                 "denominator": denominator,
-            } | _counts(batch)
-            return loss, denominator.to(torch.int), _stack(found, self.names)
+            } | counts_of(batch)
+            return loss, denominator.to(torch.int), stacked(found, self.names)
 
     def metrics(self, total: Sequence[float]) -> dict[str, float]:
-        return _means(dict(zip(self.names, total, strict=True)))
+        return means_of(dict(zip(self.names, total, strict=True)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,12 +286,12 @@ class ValueLoss:
             }
             denominator = self.aggregation.denominator(batch)
             found = {name: masked_sum(values, batch.loss_mask) for name, values in tokens.items()}
-            found |= {"loss": loss, "denominator": denominator} | _counts(batch)
-            return loss, denominator.to(torch.int), _stack(found, self.names)
+            found |= {"loss": loss, "denominator": denominator} | counts_of(batch)
+            return loss, denominator.to(torch.int), stacked(found, self.names)
 
     def metrics(self, total: Sequence[float]) -> dict[str, float]:
         """With the explained variance, 1 − Var(R − V) / Var(R): 1 is a perfect critic, 0 a constant one."""
-        means = _means(dict(zip(self.names, total, strict=True)))
+        means = means_of(dict(zip(self.names, total, strict=True)))
         spread = means.pop("squared_returns") - means["returns"] ** 2
         unexplained = means.pop("squared_errors") - means.pop("errors") ** 2
         return means | {"explained_variance": 1 - unexplained / spread if spread > 1e-12 else 0.0}
@@ -317,26 +318,23 @@ def mean_over_steps(steps: Sequence[Mapping[str, float]], *, of_the_first: Seque
 
 
 def _custom(path: str | None) -> CustomLoss | None:
-    if path is None:
-        return None
-    function: Callable[..., Any] = load_function(path, parameters=("inputs", "algorithm"))
-    return function
+    return None if path is None else check(path, DOORS["custom_loss"]).target
 
 
 def _kl_in_loss(algorithm: PolicyGradientConfig) -> bool:
     return algorithm.kl is not None and algorithm.kl.loss_coef is not None
 
 
-def _counts(batch: MicroBatch) -> dict[str, Tensor]:
+def counts_of(batch: MicroBatch) -> dict[str, Tensor]:
     mask = batch.loss_mask
     return {"mask_tokens": mask.sum(), "tokens": mask.new_tensor(batch.num_tokens)}
 
 
-def _stack(found: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+def stacked(found: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
     return torch.stack([found[name].detach().double() for name in names])
 
 
-def _means(sums: dict[str, float]) -> dict[str, float]:
+def means_of(sums: dict[str, float]) -> dict[str, float]:
     denominator, mask_tokens = max(sums.pop("denominator"), 1.0), max(sums["mask_tokens"], 1.0)
     per: dict[str, float] = {**dict.fromkeys(_PER_DENOMINATOR, denominator), **dict.fromkeys(_TOTALS, 1.0)}
     return {name: value / per.get(name, mask_tokens) for name, value in sums.items()}

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,21 +26,23 @@ from trainers.megatron.args import megatron_arguments
 from trainers.megatron.async_save import AsyncSave
 from trainers.megatron.critic import TrainedCritic, build_critic, values
 from trainers.megatron.device import DeviceType, megatron_device
+from trainers.megatron.experience import custom_advantage
 from trainers.megatron.fusions import fuse
-from trainers.megatron.heads import Head, LogProbs
+from trainers.megatron.heads import Head, Logits, LogProbs
 from trainers.megatron.hf.config import read_hf_config
 from trainers.megatron.hf.export import export_hf
 from trainers.megatron.hf.gather import iter_hf
 from trainers.megatron.hf.layout import hf_shapes
 from trainers.megatron.hf.load import load_hf
 from trainers.megatron.hf.ranks import Copy, position_of_rank
-from trainers.megatron.hooks import MegatronHooks
+from trainers.megatron.hooks import HookArgs, MegatronHooks
 from trainers.megatron.loss import Loss, ValueLoss, aggregation_of, loss_of
 from trainers.megatron.model import build_model, named_parameters, vocab_shard
 from trainers.megatron.optimizer import prepare
 from trainers.megatron.packing import MicroBatch, TokenSplit, pack
 from trainers.megatron.publication import Keeper
 from trainers.megatron.roles import Roles, build_reference
+from trainers.megatron.slime_formulas import SlimeLoss, slime_loss
 from trainers.megatron.start import Checkpoint, read_owner, written_by
 from trainers.megatron.step import RolloutTrainer
 from trainers.megatron.timing import Timing, peak_flops
@@ -135,17 +138,22 @@ class Rank:
             vocab_shard(args.padded_vocab_size, self._hf.vocab_size, groups.tensor),
             config.rollout.sampling.temperature,
         )
-        self._policy = self._trainer(config, self._state, log_probs, loss_of(config.algorithm), groups, self._hooks)
+        slime_args = partial(HookArgs, args, config)
+        loss = slime_loss(config.algorithm, groups, slime_args) or loss_of(config.algorithm)
+        self._policy = self._trainer(config, self._state, log_probs, loss, groups, self._hooks)
         critic: TrainedCritic | None = None
         if isinstance(config.algorithm, PPOConfig):
             state = self._training_state(build_critic(args, self._hf, self._parameters), lr=config.algorithm.critic.lr)
-            loss = ValueLoss(config.algorithm.value_clip, aggregation_of(config.algorithm))
+            value_loss = ValueLoss(config.algorithm.value_clip, aggregation_of(config.algorithm))
             critic = TrainedCritic(
                 state,
-                self._trainer(config, state, values, loss, groups),
+                self._trainer(config, state, values, value_loss, groups),
                 config.algorithm.critic.num_critic_only_steps,
             )
-        self._roles = Roles(config.algorithm, self._state, self._policy, groups.data_parallel, reference, critic)
+        advantage = custom_advantage(config.algorithm, slime_args)
+        self._roles = Roles(
+            config.algorithm, self._state, self._policy, groups.data_parallel, reference, critic, advantage
+        )
         if begin is not None:
             self._roles.restore(begin)
         self.state = TrainerState(
@@ -211,6 +219,7 @@ class Rank:
             groups=groups,
             timing=self._timing,
             hooks=hooks,
+            loss_head=Logits() if isinstance(loss, SlimeLoss) else None,
         )
 
     def step(self, batch: TrainBatch) -> StepStats:

@@ -18,9 +18,11 @@ from trainers.config.algorithm import needs_reference
 from trainers.errors import RolloutFailed
 from trainers.megatron import checkpoint, start
 from trainers.megatron.critic import TrainedCritic
-from trainers.megatron.experience import Experience, ForwardPass, Steps, custom_advantage
+from trainers.megatron.experience import Experience, ForwardPass, Steps
+from trainers.megatron.slime_formulas import SlimeAdvantage
 from trainers.megatron.step import RolloutTrainer
 from trainers.protocols import StepStats
+from trainers.rl.doors import CustomAdvantage
 
 log = logging.getLogger(__name__)
 
@@ -159,9 +161,10 @@ class Roles:
         group: dist.ProcessGroup,
         reference: Reference | None,
         critic: TrainedCritic | None,
+        advantage: CustomAdvantage | SlimeAdvantage | None = None,
     ):
-        """``state`` and ``policy``: the policy with its weights loaded. ``group``: the data-parallel one. Raises
-        PluginInvalid for a custom advantage that cannot be loaded."""
+        """``state`` and ``policy``: the policy with its weights loaded. ``group``: the data-parallel one.
+        ``advantage``: the user's."""
         self._state, self._policy = state, policy
         self._reference, self._critic = reference, critic
         keeps_old = isinstance(algorithm, PolicyGradientConfig) and algorithm.keep_old_actor
@@ -172,7 +175,7 @@ class Roles:
             policy=policy.compute,
             reference=None if reference is None else _as_reference(policy, reference.weights.compute(policy.compute)),
             critic=None if critic is None else critic.trainer.compute,
-            custom_advantage=custom_advantage(algorithm),
+            custom_advantage=advantage,
         )
 
     def train(self, rollout_id: int, steps: Steps, weight_version: int) -> StepStats:

@@ -30,7 +30,7 @@ class RolloutTrainer:
     modules: list[nn.Module]
     """This rank's chunks of the model, each wrapped for data parallelism: one, or its virtual pipeline stages."""
     head: Head
-    """What the loss takes of a micro-batch: the policy's log-probabilities and entropy, or a critic's values."""
+    """What is taken of a micro-batch: the policy's log-probabilities and entropy, or a critic's values."""
     loss: Loss
     optimizer: MegatronOptimizer
     scheduler: OptimizerParamScheduler
@@ -39,6 +39,8 @@ class RolloutTrainer:
     timing: Timing
     hooks: MegatronHooks | None = None
     """The user's own functions beside the policy's passes and steps."""
+    loss_head: Head | None = None
+    """What the loss takes, where that is something else."""
 
     def __call__(self, steps: Sequence[Sequence[MicroBatch]], signals: Sequence[Sequence[Signals]]) -> StepStats:
         """Train on one rollout: ``steps[s]`` are this rank's micro-batches of optimizer step s, ``signals[s]`` what is
@@ -124,7 +126,7 @@ class RolloutTrainer:
                 denominator = torch.zeros_like(denominator)
             return loss, denominator, {"sums": sums}
 
-        return run_model(module, batch, self.head), loss_of
+        return run_model(module, batch, self.loss_head or self.head), loss_of
 
     def _schedule(self, forward: Callable[..., Any], data: Any, count: int, *, forward_only: bool) -> list[Any]:
         """What the last stage returned of each micro-batch; empty on the other stages."""

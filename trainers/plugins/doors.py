@@ -22,9 +22,7 @@ class Door:
     summary: str
     native: Form
     slime: Form | None = None
-    """None: there is no other form, or it is the same."""
-    refused: str = ""
-    """Why slime's form cannot be honoured, where it cannot."""
+    """None: it is the same."""
     default: str | None = None
     """What stands there when the field is unset: it comes in by the same door."""
 
@@ -159,19 +157,24 @@ _ALL = (
     ),
     _plugin(
         "custom_loss",
-        "The loss of every token, in place of the policy loss.",
+        "The loss of every token, in place of the policy loss; in slime's form, the whole loss.",
         Form(("inputs", "algorithm"), ("Tensor", "torch"), "Tensor", is_async=False),
+        Form(
+            ("args", "batch", "logits", "sum_of_sample_mean"),
+            ("Tensor", "torch", "str", "float"),
+            "tuple[Tensor, dict[str, Tensor]]",
+            is_async=False,
+        ),
         field="algorithm.custom_loss",
         flag="--custom-loss-function-path",
-        refused="slime's custom loss takes its own batch dictionary and logits: write it as (inputs, algorithm)",
     ),
     _plugin(
         "custom_advantage",
         "The advantage of every token, in place of the algorithm's.",
         Form(("inputs", "algorithm"), ("Tensor", "torch"), "Tensor", is_async=False),
+        Form(("args", "rollout_data"), is_async=False),
         field="algorithm.custom_advantage",
         flag="--custom-advantage-function-path",
-        refused="slime's custom advantage takes its own batch dictionary: write it as (inputs, algorithm)",
     ),
     _plugin(
         "custom_model_provider",

@@ -237,6 +237,12 @@ def load_plugins(config: RunConfig, *, checkpoints: str | None = None) -> Plugin
         reward_key=getattr(config.rollout.reward, "reward_key", None),
     )
     found = [check(path, DOORS[name], field=field) for name, field, path in named(config)]
+    for each in found:
+        if each.door.name in _WHOLE_SAMPLES and each.form == "slime" and config.trainer.context_parallel_size > 1:
+            raise ConfigInvalid(
+                f"{each.door.field}: in slime's form {each.path} sees whole samples, and trainer.context_parallel_size "
+                f"({config.trainer.context_parallel_size}) splits them: set it to 1, or write {each.door.native}"
+            )
     checked = {each.door.name: each for each in found if each.door.name not in _ELSEWHERE}
     if config.eval.sets and (evaluation := _evaluation(checked)) is not None:
         checked["eval_function"] = evaluation
@@ -252,5 +258,6 @@ def _evaluation(checked: Mapping[str, Checked]) -> Checked | None:
     return replace(rollout, door=DOORS["eval_function"]) if takes(rollout.target, "evaluation") else None
 
 
-_ELSEWHERE = frozenset({"custom_rm", "group_rm", "custom_loss", "custom_advantage"})
+_WHOLE_SAMPLES = frozenset({"custom_loss", "custom_advantage"})
+_ELSEWHERE = frozenset({"custom_rm", "group_rm"}) | _WHOLE_SAMPLES
 """Checked with the others and called by those who own their sections."""

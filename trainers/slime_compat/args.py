@@ -64,7 +64,17 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "advantage_estimator": lambda c: c.algorithm.name,
     "eps_clip": lambda c: getattr(c.algorithm, "eps_clip", None),
     "eps_clip_high": lambda c: getattr(c.algorithm, "clip_high", None),
+    "eps_clip_c": lambda c: getattr(c.algorithm, "eps_clip_c", None),
+    "value_clip": lambda c: getattr(c.algorithm, "value_clip", None),
+    "gamma": lambda c: getattr(c.algorithm, "gamma", 1.0),
+    "lambd": lambda c: getattr(c.algorithm, "lambd", 1.0),
     "entropy_coef": lambda c: getattr(c.algorithm, "entropy_coef", 0.0),
+    "use_kl_loss": lambda c: _kl(c, "loss_coef", None) is not None,
+    "kl_loss_coef": lambda c: _kl(c, "loss_coef", None) or 0.0,
+    "kl_coef": lambda c: _kl(c, "reward_coef", None) or 0.0,
+    "kl_loss_type": lambda c: _kl(c, "estimator", "k1"),
+    "use_unbiased_kl": lambda c: _kl(c, "use_unbiased", False),
+    "calculate_per_token_loss": lambda c: getattr(c.algorithm, "loss_aggregation", None) == "token_mean",
     "rewards_normalization": lambda c: getattr(c.algorithm, "normalize_rewards", False),
     "grpo_std_normalization": lambda c: getattr(c.algorithm, "normalize_std", False),
     "normalize_advantages": lambda c: getattr(c.algorithm, "normalize_advantages", False),
@@ -87,6 +97,12 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "sglang_speculative_algorithm": lambda c: c.engine.sglang.get("speculative_algorithm"),
     "sglang_enable_deterministic_inference": lambda c: c.engine.sglang.get("enable_deterministic_inference", False),
 }
+
+
+def _kl(config: RunConfig, field: str, default: Any) -> Any:
+    return getattr(getattr(config.algorithm, "kl", None), field, default)
+
+
 _EVAL: dict[str, str] = {
     "eval_temperature": "temperature",
     "eval_top_p": "top_p",

@@ -105,7 +105,16 @@ _PROVIDED: dict[str, dict[str, Any]] = {
     "slime.rollout.filter_hub": {},
     "slime.rollout.filter_hub.base_types": {"DynamicFilterOutput": DynamicFilterOutput},
 }
-PROVIDED: tuple[str, ...] = tuple(f"{module}.{name}" for module, names in _PROVIDED.items() for name in names)
+_ON_RANKS: dict[str, tuple[str, ...]] = {
+    "slime.backends": (),
+    "slime.backends.megatron_utils": (),
+    "slime.backends.megatron_utils.loss": ("get_log_probs_and_entropy",),
+    "slime.utils.ppo_utils": ("compute_approx_kl", "compute_policy_loss"),
+}
+"""These come with torch and Megatron."""
+PROVIDED: tuple[str, ...] = tuple(
+    f"{module}.{name}" for module, names in {**_PROVIDED, **_ON_RANKS}.items() for name in names
+)
 """All that ``import slime…`` finds."""
 
 
@@ -115,7 +124,7 @@ class _Finder(MetaPathFinder, Loader):
     ) -> ModuleSpec | None:
         if fullname.split(".")[0] != "slime":
             return None
-        if fullname not in _PROVIDED:
+        if fullname not in _PROVIDED and fullname not in _ON_RANKS:
             raise ModuleNotFoundError(
                 f"slime is not installed, and of its modules Rollway provides {', '.join(PROVIDED)}, not {fullname}",
                 name=fullname,
@@ -123,7 +132,7 @@ class _Finder(MetaPathFinder, Loader):
         return importlib.util.spec_from_loader(fullname, self, is_package=True)
 
     def exec_module(self, module: ModuleType) -> None:
-        names = _PROVIDED[module.__name__]
+        names = _PROVIDED.get(module.__name__) or _on_ranks(module.__name__)
         vars(module).update(names)
 
         def missing(name: str) -> Any:
@@ -135,6 +144,15 @@ class _Finder(MetaPathFinder, Loader):
             )
 
         vars(module)["__getattr__"] = missing
+
+
+def _on_ranks(module: str) -> dict[str, Any]:
+    wanted = _ON_RANKS.get(module, ())
+    if not wanted:
+        return {}
+    from trainers.slime_compat import training
+
+    return {name: getattr(training, name) for name in wanted}
 
 
 _finder = _Finder()

@@ -49,6 +49,8 @@ def config(plugins: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
         ("users:outcomes", "custom_reward_post_process", "native"),
         ("users:log", "custom_rollout_log_function", "native"),
         ("users:loss", "custom_loss", "native"),
+        ("users:slime_loss", "custom_loss", "slime"),
+        ("for_slime:advantage", "custom_advantage", "slime"),
         ("users:Prompts", "data_source", "native"),
         ("for_slime:generate", "custom_generate_function", "slime"),
         ("for_slime.with_tools", "custom_generate_function", "slime"),
@@ -77,7 +79,7 @@ def test_a_function_that_fits_is_recognised_in_either_form(name: str, door: str,
         ("users:short", "custom_generate_function", r"too many positional arguments\. custom_generate_function takes "),
         ("users:says_text", "custom_generate_function", r"annotated to return .*str.*, and .* takes Sample \| list\["),
         ("users:async_keep", "dynamic_sampling_filter", r"is async, and dynamic_sampling_filter is not waited for"),
-        ("users:slime_loss", "custom_loss", r"takes its own batch dictionary and logits: write it as \(inputs, alg"),
+        ("for_slime:keep", "custom_loss", r"takes .*, or in slime's form \(args, batch, logits, sum_of_sample_mean\)"),
         ("users:not_a_function", "custom_rm", r"rollout\.reward\.function: .* is a int, not a function"),
         ("users:Prompts", "custom_rm", r"is a class, and custom_rm takes a function"),
         ("users:reward", "data_source", r"is a function, not a class"),
@@ -99,8 +101,15 @@ def test_all_plugins_of_a_job_are_checked_and_the_field_is_named() -> None:
     ]
     with pytest.raises(PluginInvalid, match=r"^plugins\.data_source: .*nowhere.*runtime\.python_path"):
         load_plugins(config({"data_source": "nowhere.at_all:Source"}))
-    with pytest.raises(PluginInvalid, match=r"^algorithm\.custom_loss: .*slime_loss"):
-        load_plugins(config(algorithm={"custom_loss": f"{USERS}:slime_loss"}))
+    with pytest.raises(PluginInvalid, match=r"^algorithm\.custom_loss: .*nothing"):
+        load_plugins(config(algorithm={"custom_loss": f"{USERS}:nothing"}))
+    whole = {
+        "algorithm": {"custom_loss": f"{USERS}:slime_loss"},
+        "trainer": {"context_parallel_size": 2},
+        "resources": {"accelerator": "cpu", "actor_num_gpus_per_node": 2, "rollout_num_gpus": 1},
+    }
+    with pytest.raises(ConfigInvalid, match=r"slime's form .*slime_loss sees whole samples, and trainer.context_par"):
+        load_plugins(config(**whole))
     with pytest.raises(PluginInvalid, match=r"^rollout\.reward\.function: "):
         load_plugins(config(rollout={"reward": {"type": "custom", "function": f"{USERS}:nothing"}}))
     with pytest.raises(ConfigInvalid, match=r"plugins\.arguments: 'rollout_batch_size' is slime's name for a field"):
@@ -191,10 +200,10 @@ def test_a_path_that_names_no_function_is_refused_with_the_spec(path: str) -> No
 
 def test_a_slime_module_that_is_not_provided_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    (tmp_path / "wants_megatron_utils.py").write_text("from slime.backends.megatron_utils import loss\n")
+    (tmp_path / "wants_sglang_utils.py").write_text("from slime.backends.sglang_utils import arguments\n")
     (tmp_path / "wants_a_name.py").write_text("from slime.utils.types import ParamInfo\n")
     with pytest.raises(PluginInvalid, match=r"Rollway provides slime\.utils\.types\.Sample, .*not slime\.backends"):
-        check("wants_megatron_utils:f", DOORS["custom_rm"])
+        check("wants_sglang_utils:f", DOORS["custom_rm"])
     with pytest.raises(PluginInvalid, match=r"cannot import name 'ParamInfo'"):
         check("wants_a_name:f", DOORS["custom_rm"])
 

@@ -25,13 +25,13 @@ FLAGS = (
         "--custom-loss-function-path",
         TEXT,
         "algorithm.custom_loss",
-        "with `--loss-type custom_loss`; the function is called as (inputs, algorithm), see docs/algorithms.md",
+        "with `--loss-type custom_loss`; in slime's form or in Rollway's, see docs/plugins.md",
     ),
     differs(
         "--custom-advantage-function-path",
         TEXT,
         "algorithm.custom_advantage",
-        "the function is called as (inputs, algorithm), see docs/algorithms.md",
+        "in slime's form or in Rollway's, see docs/plugins.md",
     ),
     differs(
         "--disable-compute-advantages-and-returns",
