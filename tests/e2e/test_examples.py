@@ -68,10 +68,29 @@ class World:
         assert sample.weight_versions == [0] * sample.response_length
 
 
+DIGITS = "123456789"
+FOLLOWS = {"<|assistant|>": [*DIGITS], "+": [*DIGITS]} | dict.fromkeys(DIGITS, ["+", "=", "<|end|>"])
+"""What the tests' policy likes to write: a sum with a sign of equality in one answer of ten, a number in one of three."""
+
+
+def incline(directory: Path) -> None:
+    """Make the model of ``directory`` likely to write what ``FOLLOWS`` says; else it is as random as before."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    embeddings, head = model.model.embed_tokens.weight.data, model.lm_head.weight.data
+    embeddings *= 10  # the last token then says most of what the head reads
+    for token, following in FOLLOWS.items():
+        seen = embeddings[tokenizer.convert_tokens_to_ids(token)]
+        # The final norm gives the head vectors of length √n: this adds 4 to a logit.
+        head[tokenizer.convert_tokens_to_ids(following)] += 4 * seen / (seen.norm() * len(seen) ** 0.5)
+    model.save_pretrained(directory)
+
+
 @pytest.fixture(scope="module")
 async def world(ray_cluster: str, hardware: Hardware, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     directory = tmp_path_factory.mktemp("examples")
     multi_turn.build(directory)
+    incline(directory / "model")
     model_path = str(directory / "model")
     placement = await reserve(ResourcesConfig(placement_timeout_s=60.0), hardware, name="test-examples")
     fleet = Fleet(
@@ -113,12 +132,9 @@ async def made(context: RolloutContext, n_prompts: int, n_samples: int) -> list[
 
 async def test_the_policy_with_a_calculator_reads_what_it_writes_and_learns_its_own_words(world: World) -> None:
     context = world.context(custom_generate.spec(world.directory))
-    samples, used = [], []
-    for _ in range(40):  # a policy of random weights asks for a sum once in some hundred samples
-        samples = await made(context, 16, 16)
-        if used := [sample for sample in samples if sample.metadata["tool_calls"]]:
-            break
-    assert used, "in 10,240 samples of random digits and signs, no sum was asked for"
+    samples = await made(context, 16, 16)
+    used = [sample for sample in samples if sample.metadata["tool_calls"]]
+    assert 0 < len(used) < len(samples)
     for sample in samples:
         world.check(sample)
         response = sample.tokens[-sample.response_length :]
