@@ -9,7 +9,6 @@ import ray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from engines.client import GenerateClient
-from engines.errors import EngineRefused
 from engines.fleet import Fleet
 from engines.hardware import resolve
 from engines.placement import reserve
@@ -35,6 +34,7 @@ from trainers.rollout.protocols import DataSource, RolloutFunction
 from trainers.rollout.rewards import Reward, label_check, load_reward
 from trainers.rollout.sampling import row_check
 from trainers.run import Engines, Run, Training
+from trainers.watch import watched
 
 DYING_S = 30.0
 
@@ -142,7 +142,7 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
             engines=engines,
             training=training,
         )
-        async with _watched(fleet) if fleet is not None else nullcontext():
+        async with watched(fleet.watch(), dying_s=DYING_S) if fleet is not None else nullcontext():
             yield run
 
 
@@ -241,21 +241,6 @@ def _report_start(report: Reporter, state: TrainerState) -> None:
 
 async def no_reward(sample: Sample) -> float | None:
     raise ConfigInvalid("this run scores nothing: its algorithm learns from the data's own responses")
-
-
-@asynccontextmanager
-async def _watched(fleet: Fleet) -> AsyncGenerator[None]:
-    """While the body runs, the loss of an engine cancels it and is raised in its place."""
-    async with asyncio.TaskGroup() as tasks:
-        watch = tasks.create_task(fleet.watch())
-        try:
-            yield
-        except EngineRefused:
-            # An engine that dies answers nonsense for some seconds before its process is gone: then the loss is
-            # the reason, and it is worth another attempt.
-            await asyncio.wait({watch}, timeout=DYING_S)
-            raise
-        watch.cancel()
 
 
 def _tokenizer(directory: str) -> PreTrainedTokenizerBase:

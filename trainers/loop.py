@@ -17,11 +17,12 @@ from trainers.rollout.dump import save_rollout
 from trainers.rollout.protocols import RolloutOutput
 from trainers.run import Run, Training
 from trainers.saving import Saving
+from trainers.watch import watched
 
 
 async def train(run: Run, training: Training) -> None:
     """Run all rollouts, and serve when their result is safe."""
-    async with Saving(run, training) as saving:
+    async with watched(training.trainer.watch()), Saving(run, training) as saving:
         await rollouts(run, training, saving)
         await saving.durable()
     await serve(run)

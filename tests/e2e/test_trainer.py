@@ -30,6 +30,7 @@ from transformers import (
 from engines.config import ResourcesConfig
 from engines.hardware import CPU
 from engines.placement import reserve
+from tests.e2e.family_models import build_family_model
 from trainers.config import RunConfig
 from trainers.errors import CheckpointInvalid, ConfigInvalid, ModelInvalid, StorageFailed, TrainerLost
 from trainers.megatron.args import megatron_args
@@ -648,6 +649,22 @@ class TestArguments:
             pass
         assert {name: seen[name] for name in options} == options
 
+    @pytest.mark.parametrize(
+        ("trainer", "options", "message"),
+        [
+            ({"expert_model_parallel_size": 2}, {"moe_token_dispatcher_type": "allgather"}, "use 'alltoall'"),
+            ({"expert_tensor_parallel_size": 2}, {"moe_token_dispatcher_type": "allgather"}, "use 'alltoall'"),
+            ({"expert_tensor_parallel_size": 2, "pipeline_model_parallel_size": 2}, {}, "in a pipeline: set it to 1"),
+        ],
+    )
+    def test_a_dispatcher_that_would_fail_in_a_collective_is_refused(
+        self, trainer: dict[str, Any], options: dict[str, Any], message: str, tmp_path: Path
+    ) -> None:
+        build_family_model("qwen3-moe", tmp_path)
+        config = run_config(tmp_path, ranks=4, trainer=trainer | {"megatron": options})
+        with pytest.raises(ConfigInvalid, match=message):
+            megatron_args(config, read_hf_config(tmp_path), rank=0, world_size=4, device="cpu")
+
     def test_a_tensor_parallel_size_that_does_not_fit_the_model_is_refused(self, models: dict[str, Path]) -> None:
         with pytest.raises(ConfigInvalid, match=r"\(4\) must divide the model's num_key_value_heads \(2\)"):
             self.parsed(models, ranks=4, trainer={"tensor_model_parallel_size": 4})
@@ -766,7 +783,10 @@ async def test_errors_of_a_rank_arrive_as_themselves_and_a_dead_rank_is_named(
             await trainer.export_hf(tmp_path / "file" / "hf")
         [rank] = await trainer.describe()
         await trainer.save(1, checkpoints, {})
+        watch = asyncio.create_task(trainer.watch())
         os.kill(rank["pid"], signal.SIGKILL)
+        with pytest.raises(TrainerLost, match="rank 0 died"):
+            await asyncio.wait_for(watch, 60)
         with pytest.raises(TrainerLost, match=r"(?s)rank 0 died: .*last lines of .*trainer-0\.log"):
             await trainer.step(make_batch(config))
     begin = resolve_start(checkpoints, config.checkpoint, run_id="run")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ray
 import ray.exceptions
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CLOSE_TIMEOUT_S = 10.0
 SYNC_MARGIN_S = 60.0
 """Beyond ``sync.timeout_s``, for the sender to make the engines generate again."""
+WATCH_INTERVAL_S = 5.0
+ANSWER_TIMEOUT_S = 120.0
+"""For ranks that have nothing to do to say that they live."""
 SETTLE_S = 5.0
 """After one rank failed: for the others to say more. What breaks first is often the neighbour of what broke."""
 
@@ -116,6 +119,18 @@ class MegatronTrainer:
     async def describe(self) -> list[dict[str, Any]]:
         """Rank, process id, host and log of each rank."""
         return await self._on_all("describe themselves", lambda rank: rank.describe.remote())
+
+    async def watch(self) -> NoReturn:
+        """Runs until a rank is gone that has nothing to do, while others generate, say; one that works is noticed by
+        who waits for it. Raises TrainerLost or OutOfMemory."""
+        while True:
+            await self._on_all(
+                "answer",
+                lambda rank: rank.describe.remote(),
+                timeout_s=ANSWER_TIMEOUT_S,
+                limit="they had nothing to do",
+            )
+            await asyncio.sleep(WATCH_INTERVAL_S)
 
     async def close(self) -> None:
         """End all ranks. Safe to call again, and after a failure."""
