@@ -8,11 +8,12 @@ from controlplane.jobs.flags.rules.algorithm import generates
 
 
 def apply(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
-    if "--tool-key" in given:
-        if "--apply-chat-template" in given:
-            draft.set("data.tool_key", given["--tool-key"], "--tool-key")
-        else:
-            draft.ignore("--tool-key", "tools are for the chat template: --apply-chat-template is not given")
+    if "--apply-chat-template" not in given:
+        draft.ignore("--tool-key", "tools are for the chat template: --apply-chat-template is not given")
+    elif "--tool-key" in given:
+        draft.set("data.tool_key", given["--tool-key"], "--tool-key")
+    else:
+        draft.default("data.tool_key", given["--tool-key"], "--tool-key")
     if "--apply-chat-template" not in given:
         kwargs = "--apply-chat-template-kwargs"
         draft.drop("data.apply_chat_template_kwargs", kwargs, "--apply-chat-template is not given")

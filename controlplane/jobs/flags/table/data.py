@@ -8,7 +8,7 @@ FLAGS = (
     maps("--label-key", TEXT, "data.label_key"),
     maps("--metadata-key", TEXT, "data.metadata_key", "metadata"),
     differs(
-        "--tool-key", TEXT, "data.tool_key", "unset, no tools are read: later versions of slime look under `tools`"
+        "--tool-key", TEXT, "data.tool_key", "with `--apply-chat-template`, as tools are for the template", "tools"
     ),
     refused("--multimodal-keys", JSON, "not supported: prompts are text"),
     maps("--apply-chat-template", ON, "data.apply_chat_template"),

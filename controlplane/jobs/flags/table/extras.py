@@ -50,6 +50,7 @@ TRACKING = (
     ignored("--wandb-team", TEXT, _TRACKED),
     ignored("--wandb-group", TEXT, _TRACKED),
     ignored("--wandb-project", TEXT, _TRACKED),
+    ignored("--wandb-run-name", TEXT, _TRACKED),
     ignored("--wandb-run-id", TEXT, _TRACKED),
     ignored("--disable-wandb-random-suffix", ON, _TRACKED),
     ignored("--wandb-always-use-train-step", ON, _TRACKED),

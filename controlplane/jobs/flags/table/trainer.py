@@ -21,12 +21,20 @@ _SPEED = "it saves memory or time and changes no result; it needs parts that thi
 _SELECTION = "not supported yet: all parameters are trained"
 _FP8 = "not supported: training is in bfloat16 or float32"
 _MTP = "not supported: the policy has no multi-token prediction heads"
+_FSDP = "of slime's FSDP backend, and training goes through Megatron"
 _FOUND = "found from the other flags"
 
 FLAGS = (
     differs(
         "--train-backend", one_of("megatron", "fsdp"), (), "Megatron is the only one: `fsdp` is refused", "megatron"
     ),
+    refused("--config", TEXT, _FSDP),
+    ignored("--attn-implementation", TEXT, "packed sequences are attended to by torch's own kernels"),
+    refused("--gradient-checkpointing", ON, f"{_FSDP}: use --recompute-granularity full"),
+    refused("--warmup-ratio", FLOAT, f"{_FSDP}: use --lr-warmup-fraction"),
+    refused("--fsdp-cpu-offload", ON, _FSDP),
+    ignored("--fsdp-cpu-backend", TEXT, _FSDP),
+    ignored("--fsdp-state-dict-cpu-offload", ON, _FSDP),
     maps("--global-batch-size", INT, "trainer.global_batch_size"),
     differs(
         "--num-steps-per-rollout",

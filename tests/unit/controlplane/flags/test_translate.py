@@ -476,6 +476,14 @@ def test_where_megatrons_default_is_not_taken_a_notice_tells() -> None:
         assert not told
 
 
+def test_tools_are_read_for_the_chat_template_under_slimes_own_key() -> None:
+    assert spec("--apply-chat-template")["data"]["tool_key"] == "tools"
+    assert spec("--apply-chat-template", "--tool-key", "functions")["data"]["tool_key"] == "functions"
+    plain = run("--tool-key", "functions")
+    assert plain.spec is not None and plain.spec.data.tool_key is None
+    assert outcome(plain, "--tool-key")[0] is Outcome.IGNORED
+
+
 def test_a_context_leaves_prompts_one_token_less() -> None:
     assert spec("--rollout-max-context-len", "100")["data"]["max_prompt_len"] == 99
     both = spec("--rollout-max-context-len", "100", "--rollout-max-prompt-len", "60")
