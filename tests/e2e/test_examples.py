@@ -69,8 +69,8 @@ class World:
 
 
 DIGITS = "123456789"
-FOLLOWS = {"<|assistant|>": [*DIGITS], "+": [*DIGITS]} | dict.fromkeys(DIGITS, ["+", "=", "<|end|>"])
-"""What the tests' policy likes to write: a sum with a sign of equality in one answer of ten, a number in one of three."""
+FOLLOWS = {"<|assistant|>": [*DIGITS], "+": [*DIGITS]} | {digit: ["+", "=", "<|end|>"] for digit in DIGITS}
+"""What the tests' policy likes to write: it asks for a sum in one answer of eight, and says a digit in one of five."""
 
 
 def incline(directory: Path) -> None:
