@@ -42,14 +42,19 @@ class Buffer:
         return len(self._groups)
 
     def next_groups(self, n_prompts: int, n_samples: int) -> list[list[Sample]]:
-        """Buffered groups, then new ones. Raises RolloutFailed when the filter returns more than was asked for or
-        leaves in the buffer what it returned."""
-        before = len(self._groups)
+        """Buffered groups, then new ones. Raises RolloutFailed when the filter returns more than was asked for, or does
+        not return what it takes out of the buffer, sample for sample."""
+        before, held = len(self._groups), _ids(self._groups)
         chosen = self._choose(self._groups, n_prompts) if before else []
         if len(chosen) > n_prompts or len(self._groups) + len(chosen) != before:
             raise RolloutFailed(
                 f"plugins.buffer_filter returned {len(chosen)} of {before} groups for the {n_prompts} asked for, and "
                 f"left {len(self._groups)}: it must take out what it returns, and no more"
+            )
+        if _ids([*chosen, *self._groups]) != held:
+            raise RolloutFailed(
+                "plugins.buffer_filter lost samples, or made some: each that was in the buffer must be in what it "
+                "returns or in what it leaves, once"
             )
         return [*chosen, *self._source.next_groups(n_prompts - len(chosen), n_samples)]
 
@@ -88,6 +93,10 @@ def pop_first(buffer: list[list[Sample]], n_groups: int) -> list[list[Sample]]:
     """The oldest groups."""
     chosen, buffer[:] = buffer[:n_groups], buffer[n_groups:]
     return chosen
+
+
+def _ids(groups: Sequence[list[Sample]]) -> list[int]:
+    return sorted(id(sample) for group in groups for sample in group)
 
 
 def _check(sample: Sample) -> None:

@@ -100,8 +100,8 @@ class Conversation:
     ) -> Self:
         """A conversation that begins with the prompt of ``sample``, or with ``messages``.
 
-        ``tools``: JSON schemas for the chat template; unset, those in the sample's metadata. ``max_context_tokens``:
-        unset, the engines' context length. ``strict``: refuse a chat template that would render what is held
+        ``tools``: JSON schemas for the chat template; unset, those in the sample's metadata. ``max_context_tokens``: at
+        most, and unset, the engines' context length. ``strict``: refuse a chat template that would render what is held
         differently later (:class:`trainers.rollout.template.TemplateUnstable`).
         """
         if sample.response_length:
@@ -120,7 +120,9 @@ class Conversation:
             template=template,
             messages=said,
             prompt_ids=sample.prompt_tokens if as_it_is else template.prompt(said),
-            max_context_tokens=max_context_tokens or context.context_length,
+            max_context_tokens=min(
+                (limit for limit in (max_context_tokens, context.context_length) if limit is not None), default=None
+            ),
             weight_version=context.weight_version,
             strict=strict,
         )

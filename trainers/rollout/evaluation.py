@@ -6,7 +6,6 @@ import os
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from engines.config import SamplingConfig
 from engines.types import Sample
@@ -16,7 +15,11 @@ from trainers.plugins.run import Plugins
 from trainers.rollout.estimates import summarize
 from trainers.rollout.filling import Filler
 from trainers.rollout.protocols import DataSource, RewardFunction, RolloutContext
+from trainers.rollout.samples import readable
 from trainers.rollout.tasks import end
+
+_TOLD = ("index", "group_index", "prompt", "response", "label", "reward", "status", "response_length", "metadata")
+"""Of a sample, in the file of an eval set."""
 
 type Answer = Callable[[list[list[Sample]], SamplingConfig, RewardFunction, str], Awaitable[list[list[Sample]]]]
 """Generates and scores pending groups; the text names their requests."""
@@ -171,21 +174,8 @@ def _write(path: Path, samples: Iterable[Sample]) -> None:
     partial = path.with_suffix(".partial")
     with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
         for sample in samples:
-            file.write(json.dumps(_readable(sample), ensure_ascii=False, default=str) + "\n")
+            fields = readable(sample)
+            file.write(json.dumps({name: fields[name] for name in _TOLD}, ensure_ascii=False) + "\n")
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def _readable(sample: Sample) -> dict[str, Any]:
-    return {
-        "index": sample.index,
-        "group_index": sample.group_index,
-        "prompt": sample.prompt,
-        "response": sample.response,
-        "label": sample.label,
-        "reward": sample.reward,
-        "status": sample.status.value,
-        "response_length": sample.response_length,
-        "metadata": sample.metadata,
-    }

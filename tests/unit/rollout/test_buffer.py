@@ -1,6 +1,7 @@
 """Groups that were put back go on first, through any checkpoint, and a filter that lies is caught."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -67,6 +68,18 @@ def test_a_filter_chooses_and_one_that_keeps_what_it_returns_is_caught() -> None
     greedy.put_back(greedy.next_groups(2, 1))
     with pytest.raises(RolloutFailed, match="and no more"):
         greedy.next_groups(1, 1)
+
+
+@pytest.mark.parametrize("loses", [lambda group: [*group, group[0]], lambda group: group[:1]])
+def test_a_filter_that_loses_samples_is_caught(loses: Callable[[list[Sample]], list[Sample]]) -> None:
+    buffer = Buffer(Prompts(), choose=lambda buffer, n: [loses(buffer.pop())])
+    buffer.put_back(buffer.next_groups(2, 2))
+    with pytest.raises(RolloutFailed, match="lost samples, or made some"):
+        buffer.next_groups(1, 2)
+    swaps = Buffer(Prompts(), choose=lambda buffer, n: [buffer.pop() and buffer[0]])
+    swaps.put_back(swaps.next_groups(2, 2))
+    with pytest.raises(RolloutFailed, match="lost samples, or made some"):
+        swaps.next_groups(1, 2)
 
 
 def test_a_users_source_that_runs_out_is_told_of_and_asked_no_further() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jinja2
@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engines.config import SamplingConfig
+from engines.config import EngineConfig, SamplingConfig
 from engines.types import FinishReason, Generation, Sample, SampleStatus
+from tests.unit.rollout import scripted
 from trainers.rollout.conversation import Conversation, ConversationOver
 from trainers.rollout.template import ChatTemplate, TemplateUnstable
 
@@ -78,6 +79,8 @@ class Engine:
             reason = FinishReason.ABORT
         text = Characters().decode(ids, skip_special_tokens=True)
         return Generation(rid, ids, [-i / 1000 for i in ids], reason, self.version, text)
+
+    async def abort(self, rid: str) -> None: ...
 
 
 def begun(
@@ -205,6 +208,16 @@ async def test_what_finds_no_room_is_not_appended_and_the_sample_is_truncated() 
     with pytest.raises(ConversationOver, match="sample 7: no room for another token"):
         await talk.generate()
     assert talk.finish().status is SampleStatus.TRUNCATED
+
+
+@pytest.mark.parametrize(("asked", "left"), [(None, 5), (4, 2), (100, 5)])
+def test_no_conversation_is_longer_than_the_engines_take(asked: int | None, left: int) -> None:
+    whole = scripted.context(scripted.Engine())
+    engine = EngineConfig(sglang={"context_length": 7 + 6})  # SGLang keeps six back
+    told = replace(whole, config=whole.config.model_copy(update={"engine": engine}))
+    sample = Sample(index=0, group_index=0, prompt="p", tokens=[9, 10])
+    talk = Conversation.begin(told, sample, SamplingConfig(), max_context_tokens=asked)
+    assert talk.tokens_left == left
 
 
 async def test_nothing_said_is_a_failed_sample() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from engines.config import SamplingConfig
@@ -87,6 +88,17 @@ async def test_every_prompt_is_asked_and_the_figures_are_those_of_its_samples(tm
         assert first.samples_path.name == f"set0-v000000{version}.jsonl"
         assert [line["label"] for line in lines] == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
         assert [line["reward"] for line in lines[4:8]] == [0.0, 0.0, None, None]
+
+
+async def test_what_a_judge_writes_into_the_metadata_is_stored_whatever_it_is(tmp_path: Path) -> None:
+    async def judge(sample: Sample) -> float:
+        sample.metadata |= {"cases": {(1, 2): np.float32(0.5)}, "by": object}
+        return 1.0
+
+    asked = [EvalSet("set0", Numbers(1), 1, SamplingConfig(max_new_tokens=1), judge)]
+    [found] = await evaluate(asked, answering(7), weight_version=7, pass_reward=1.0, timeout_s=10, directory=tmp_path)
+    [line] = found.samples_path.read_text().splitlines()
+    assert json.loads(line)["metadata"]["by"] == str(object)
 
 
 async def test_a_token_of_another_version_spoils_the_evaluation(tmp_path: Path) -> None:
