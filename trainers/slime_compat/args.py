@@ -55,7 +55,7 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "sglang_context_length": lambda c: c.engine.sglang.get("context_length"),
     # rewards
     "custom_rm_path": lambda c: getattr(c.rollout.reward, "function", None),
-    "rm_type": lambda c: c.rollout.reward.type,
+    "rm_type": lambda c: _RULES.get(c.rollout.reward.type, c.rollout.reward.type),
     "rm_url": lambda c: getattr(c.rollout.reward, "url", None),
     "reward_key": lambda c: None,  # a sample's reward is a number here: whatever key it had has been read
     "eval_reward_key": lambda c: None,
@@ -83,7 +83,10 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     # trainer
     "lr": lambda c: c.trainer.lr,
     "max_tokens_per_gpu": lambda c: c.trainer.max_tokens_per_gpu,
+    "use_dynamic_batch_size": lambda c: c.trainer.use_dynamic_batch_size,
     "tensor_model_parallel_size": lambda c: c.trainer.tensor_model_parallel_size,
+    "pipeline_model_parallel_size": lambda c: c.trainer.pipeline_model_parallel_size,
+    "context_parallel_size": lambda c: c.trainer.context_parallel_size,
     "num_steps_per_rollout": lambda c: c.steps_per_rollout,
     # doors
     "rollout_function_path": lambda c: c.plugins.rollout_function,
@@ -91,12 +94,17 @@ _CONFIG: dict[str, Callable[[RunConfig], Any]] = {
     "custom_generate_function_path": lambda c: c.plugins.custom_generate_function,
     "buffer_filter_path": lambda c: c.plugins.buffer_filter,
     "data_source_path": lambda c: c.plugins.data_source,
-    "ci_test": lambda c: False,
     "debug_rollout_only": lambda c: c.debug.mode == "rollout_only",
     "debug_train_only": lambda c: c.debug.mode == "train_only",
     "sglang_speculative_algorithm": lambda c: c.engine.sglang.get("speculative_algorithm"),
     "sglang_enable_deterministic_inference": lambda c: c.engine.sglang.get("enable_deterministic_inference", False),
 }
+
+
+_ABSENT = {"use_wandb": False, "use_tensorboard": False, "colocate": False, "ci_test": False}
+"""What no job does, unless ``plugins.arguments`` say it to the user's functions."""
+_RULES: dict[str, str | None] = {"remote": "remote_rm", "custom": None, "from_metadata": None}
+"""slime's names of rules where they are others."""
 
 
 def _kl(config: RunConfig, field: str, default: Any) -> Any:
@@ -126,7 +134,7 @@ class SlimeArgs:
                 raise ValueError(f"plugins.arguments: {name!r} is slime's name for a field of the job: set that field")
             known[name] = value
         own = object.__setattr__
-        own(self, "_known", known)
+        own(self, "_known", _ABSENT | known)
         own(self, "_shared", {"sampling": config.rollout.sampling})
 
     def connect(self, base_url: str, tokenizer: Any) -> None:

@@ -432,6 +432,9 @@ def test_args_are_slimes_names_and_read_only() -> None:
     assert (args.rollout_batch_size, args.n_samples_per_prompt, args.rollout_temperature) == (2, 2, 0.7)
     assert (args.hf_checkpoint, args.save, args.search_url, args.global_batch_size) == ("/m", "/ckpt", "http://s", 4)
     assert (args.seed, args.debug_rollout_only, args.debug_train_only) == (7, True, False)
+    assert SlimeArgs(config({"arguments": {"use_wandb": True}})).use_wandb is True
+    assert (args.use_wandb, args.colocate, args.context_parallel_size) == (False, False, 1)
+    assert SlimeArgs(config(rollout={"reward": {"type": "remote", "url": "http://r"}})).rm_type == "remote_rm"
     assert getattr(args, "nothing", None) is None
     with pytest.raises(AttributeError, match=r"nearest is args\.rollout_temperature.*plugins\.arguments"):
         _ = args.rollout_temperatur
