@@ -133,10 +133,26 @@ class EngineConfig(Section):
 
     @model_validator(mode="after")
     def _one_replica(self) -> "EngineConfig":
-        replicas = self.sglang.get("dp_size") or 1
-        if isinstance(replicas, int) and replicas > 1 and not self.sglang.get("enable_dp_attention"):
-            raise ValueError(
-                f"sglang.dp_size ({replicas}) needs sglang.enable_dp_attention: an engine has the accelerators of one "
-                "replica, and further ones are further engines: raise resources.rollout_num_gpus"
-            )
+        for name in ("dp_size", "data_parallel_size"):
+            if self._above_one(name) and not self.sglang.get("enable_dp_attention"):
+                raise ValueError(
+                    f"sglang.{name} ({self.sglang[name]}) needs sglang.enable_dp_attention: an engine has the "
+                    "accelerators of one replica, and further ones are further engines: raise "
+                    "resources.rollout_num_gpus"
+                )
         return self
+
+    @model_validator(mode="after")
+    def _one_stage(self) -> "EngineConfig":
+        for name in ("pp_size", "pipeline_parallel_size"):
+            if self._above_one(name):
+                # SGLang numbers the receivers of an update by tensor-parallel rank, and the stages' would collide.
+                raise ValueError(
+                    f"sglang.{name} ({self.sglang[name]}): weights reach an engine of one stage only, which spreads "
+                    "over resources.rollout_num_gpus_per_engine by tensor parallelism: leave it out"
+                )
+        return self
+
+    def _above_one(self, name: str) -> bool:
+        value = self.sglang.get(name)
+        return isinstance(value, int) and value > 1

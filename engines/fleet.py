@@ -127,10 +127,6 @@ class Fleet:
             )
         )
 
-    async def withdraw(self, receiver: SGLangReceiver) -> None:
-        """Send no more requests to this engine."""
-        await self._running_router().unregister(receiver.url)
-
     async def watch(self) -> NoReturn:
         """Runs until an engine or the router is gone, and raises EngineLost or EngineOutOfMemory with the end of its
         log."""

@@ -73,12 +73,6 @@ class Router:
                 raise WaitTimeout(f"the router did not take {url} as a healthy worker within {timeout_s:.0f} s")
             await asyncio.sleep(0.05)
 
-    async def unregister(self, url: str) -> None:
-        """Send no more requests to the engine at ``url``; one that is not registered is no error."""
-        for worker in await self._workers():
-            if worker.get("url") == url:
-                await self._call("DELETE", f"/workers/{worker['id']}")
-
     async def registered(self) -> list[str]:
         """Addresses of the engines that requests may go to."""
         return [worker["url"] for worker in await self._workers() if worker.get("is_healthy")]

@@ -95,6 +95,20 @@ def test_what_the_system_sets_is_refused_with_what_decides_it(name: str, text: s
         EngineConfig(sglang={name: "x"})
 
 
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"data_parallel_size": 2}, r"sglang\.data_parallel_size \(2\) needs sglang\.enable_dp_attention"),
+        ({"pp_size": 2}, r"sglang\.pp_size \(2\): .* resources\.rollout_num_gpus_per_engine by tensor"),
+        ({"pipeline_parallel_size": 4}, r"sglang\.pipeline_parallel_size \(4\)"),
+    ],
+)
+def test_sizes_that_an_engine_has_no_processes_for_are_refused(options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValidationError, match=text):
+        EngineConfig(sglang=options)
+    EngineConfig(sglang=dict.fromkeys(options, 1))
+
+
 def test_engines_sample_with_different_seeds() -> None:
     seeds = {
         server_options(EngineConfig(), CUDA, model_path="/m", host="h", port=1, tp_size=1, index=i)["random_seed"]
