@@ -13,7 +13,7 @@ from engines.fleet import Fleet
 from engines.hardware import resolve
 from engines.placement import reserve
 from engines.types import Sample
-from trainers.config import DataConfig, RewardConfig, RunConfig
+from trainers.config import DataConfig, DPOConfig, RewardConfig, RunConfig, SFTConfig
 from trainers.config.algorithm import rollout_function_of
 from trainers.errors import CheckpointInvalid, ConfigInvalid, DataInvalid, ModelInvalid
 from trainers.megatron.group import MegatronTrainer
@@ -25,6 +25,7 @@ from trainers.plugins.run import Plugins, load_plugins
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
 from trainers.reports import Phase
+from trainers.rollout import dpo, sft
 from trainers.rollout.buffer import Buffer
 from trainers.rollout.data import LabelCheck, PromptData
 from trainers.rollout.default import generate_rollout
@@ -173,16 +174,14 @@ async def _data(
     def progress(text: str) -> None:
         loop.call_soon_threadsafe(report.phase, Phase.LOADING_DATA, text)
 
-    def read(data: DataConfig, check: LabelCheck | None) -> PromptData:
+    def read(data: DataConfig, check: LabelCheck) -> PromptData:
         return PromptData(data, tokenizer, check_label=check, progress=progress)
 
     if (make := plugins.data_source) is not None:
         source = await asyncio.to_thread(make, tokenizer)
         report.event("data_loaded", f"{len(source)} prompts of the user's own source", num_prompts=len(source))
     else:
-        generated = rollout_function_of(config.algorithm) is None
-        check = row_check(label_check(config.rollout.reward), config.rollout.sampling) if generated else None
-        prompts = source = await asyncio.to_thread(read, config.data, check)
+        prompts = source = await asyncio.to_thread(read, config.data, _row_check(config))
         left_out = (
             f"; {prompts.num_too_long} left out as longer than data.max_prompt_len" if prompts.num_too_long else ""
         )
@@ -199,6 +198,16 @@ async def _data(
         prompts = await asyncio.to_thread(read, each.data(config.data), check)
         sets.append(EvalSet(each.name, Buffer(prompts), config.eval.samples_of(each), sampling, load(field, reward)))
     return data, Evaluator(sets, config.eval, run_dir / "eval", plugins)
+
+
+def _row_check(config: RunConfig) -> LabelCheck:
+    match config.algorithm:
+        case SFTConfig():
+            return sft.check_row(config.data)
+        case DPOConfig():
+            return dpo.check_row(config.data)
+        case _:
+            return row_check(label_check(config.rollout.reward), config.rollout.sampling)
 
 
 def _counted(config: RunConfig, data: DataSource | None, plugins: Plugins, report: Reporter) -> RunConfig:

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, cast
 
-from engines.types import Sample
+from trainers.config import DataConfig
 from trainers.errors import DataInvalid
-from trainers.rollout.data.reader import TOOLS
+from trainers.rollout.data.reader import TOOLS, LabelCheck
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
-from trainers.rollout.responses import Response, fill
+from trainers.rollout.responses import Response, check_answer, fill
 from trainers.rollout.sft import length_metrics, response_tokenizer
 
 
@@ -24,7 +24,10 @@ async def dpo_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput
         found: list[Response] = []
         for group in groups:
             where = f"rollout {rollout_id}, row of sample {group[0].index}"
-            answers = preference(group[0], where)
+            try:
+                answers = preference(group[0].label, group[0].metadata)
+            except ValueError as error:
+                raise DataInvalid(f"{where}: {error}") from None
             for sample, answer, reward in zip(group, answers, (1.0, 0.0), strict=True):
                 tools = sample.metadata.get(TOOLS)
                 response = tokenize(sample.prompt, sample.tokens, answer, where=where, tools=tools)
@@ -36,14 +39,24 @@ async def dpo_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput
     return RolloutOutput(groups, length_metrics(responses))
 
 
-def preference(sample: Sample, where: str) -> tuple[Any, Any]:
-    """(chosen, rejected)."""
-    for holder in (sample.label, sample.metadata):
+def check_row(data: DataConfig) -> LabelCheck:
+    """Before a run; what a chat template makes of an answer shows when its turn comes."""
+
+    def check(label: Any, metadata: Mapping[str, Any]) -> None:
+        for answer in preference(label, metadata):
+            check_answer(answer, apply_chat_template=data.apply_chat_template)
+
+    return check
+
+
+def preference(label: Any, metadata: Mapping[str, Any]) -> tuple[Any, Any]:
+    """(chosen, rejected). Raises ValueError."""
+    for holder in (label, metadata):
         if isinstance(holder, Mapping):
             pair = cast("Mapping[str, Any]", holder)
             if "chosen" in pair and "rejected" in pair:
                 return pair["chosen"], pair["rejected"]
-    raise DataInvalid(
-        f"{where}: neither its label (data.label_key) nor its metadata (data.metadata_key) is an object with "
-        "'chosen' and 'rejected'"
+    raise ValueError(
+        "neither its label (data.label_key) nor its metadata (data.metadata_key) is an object with 'chosen' and "
+        "'rejected'"
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from engines.types import Sample, SampleStatus
 from trainers.errors import DataInvalid
@@ -43,23 +43,20 @@ class ResponseTokenizer:
         """``answer``: a string, the messages that follow the prompt, or None, when the prompt's own messages hold what
         the assistant says. ``prompt_tokens``: the prompt alone, used where no chat template is. ``tools``: for the chat
         template. Raises DataInvalid, beginning with ``where``."""
+        try:
+            check_answer(answer, apply_chat_template=self.apply_chat_template)
+        except ValueError as error:
+            raise DataInvalid(f"{where}: {error}") from None
         if not self.apply_chat_template:
             return self._plain(prompt_tokens, answer, where)
         messages: Messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         if isinstance(answer, str):
             messages.append({"role": "assistant", "content": answer})
-        elif isinstance(answer, list):
-            messages += answer
-        elif answer is not None:
-            raise DataInvalid(f"{where}: the answer is a {type(answer).__name__}, neither text nor a list of messages")
+        else:
+            messages += answer or []
         return self._conversation(messages, tools, where)
 
-    def _plain(self, prompt_tokens: Sequence[int], answer: Any, where: str) -> Response:
-        if not isinstance(answer, str):
-            raise DataInvalid(
-                f"{where}: the answer is a {type(answer).__name__}: without data.apply_chat_template it must be text, "
-                "under data.label_key"
-            )
+    def _plain(self, prompt_tokens: Sequence[int], answer: str, where: str) -> Response:
         response = list(self.tokenizer.encode(answer, add_special_tokens=False))
         if self.tokenizer.eos_token_id is not None:
             response.append(self.tokenizer.eos_token_id)
@@ -117,6 +114,24 @@ class ResponseTokenizer:
         except Exception as error:  # a template is a program: Jinja's own errors, TypeError, ValueError, …
             raise DataInvalid(f"{where}: the tokenizer's chat template refuses it: {error}") from error
         return list(found)
+
+
+def check_answer(answer: Any, *, apply_chat_template: bool) -> None:
+    """Whether it is of a form that a response is made of. Raises ValueError."""
+    if isinstance(answer, str):
+        return
+    if not apply_chat_template:
+        raise ValueError(
+            f"the answer is a {type(answer).__name__}: without data.apply_chat_template it must be text, under "
+            "data.label_key"
+        )
+    if answer is None:
+        return
+    if not isinstance(answer, list):
+        raise ValueError(f"the answer is a {type(answer).__name__}, neither text nor a list of messages")
+    for message in cast("list[Any]", answer):
+        if not isinstance(message, dict) or not isinstance(cast("dict[Any, Any]", message).get("role"), str):
+            raise ValueError("the answer must be text, or a list of messages, each with a 'role'")
 
 
 def fill(sample: Sample, response: Response, *, reward: float, weight_version: int) -> None:

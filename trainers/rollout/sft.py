@@ -1,10 +1,13 @@
 """Supervised fine-tuning: a rollout whose responses are the data's. No engine takes part."""
 
 import asyncio
+from collections.abc import Mapping
+from typing import Any
 
-from trainers.rollout.data.reader import TOOLS
+from trainers.config import DataConfig
+from trainers.rollout.data.reader import TOOLS, LabelCheck
 from trainers.rollout.protocols import RolloutContext, RolloutOutput
-from trainers.rollout.responses import Response, ResponseTokenizer, fill
+from trainers.rollout.responses import Response, ResponseTokenizer, check_answer, fill
 
 
 async def sft_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
@@ -26,6 +29,15 @@ async def sft_rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput
 
     responses = await asyncio.to_thread(fill_all)
     return RolloutOutput(groups, length_metrics(responses))
+
+
+def check_row(data: DataConfig) -> LabelCheck:
+    """Before a run; what a chat template makes of an answer shows when its turn comes."""
+
+    def check(label: Any, metadata: Mapping[str, Any]) -> None:
+        check_answer(label, apply_chat_template=data.apply_chat_template)
+
+    return check
 
 
 def response_tokenizer(context: RolloutContext) -> ResponseTokenizer:

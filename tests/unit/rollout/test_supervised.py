@@ -1,5 +1,9 @@
 """Responses from the data: which tokens train, turn by turn, and what is refused."""
 
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,8 +11,10 @@ import pytest
 from engines.config import SamplingConfig
 from engines.types import Generation, Sample, SampleStatus
 from tests.e2e.tiny_model import _tokenizer
-from trainers.config import RunConfig
+from trainers.config import DataConfig, RunConfig
 from trainers.errors import DataInvalid
+from trainers.rollout import dpo, sft
+from trainers.rollout.data import LabelCheck, PromptData
 from trainers.rollout.dpo import dpo_rollout
 from trainers.rollout.protocols import RolloutContext
 from trainers.rollout.responses import ResponseTokenizer
@@ -124,6 +130,8 @@ class NoEngine:
     async def generate(self, input_ids: Any, sampling: SamplingConfig, **_: Any) -> Generation:
         raise AssertionError("no engine takes part")
 
+    async def abort(self, rid: str) -> None: ...
+
 
 def context(tokenizer: Any, data: Rows, *, n_samples: int, name: str, **of_data: Any) -> RolloutContext:
     config = RunConfig.model_validate(
@@ -185,6 +193,32 @@ async def test_the_chat_template_is_given_the_tools_of_the_row(tokenizer: Any) -
 async def test_a_row_without_a_pair_is_refused(tokenizer: Any) -> None:
     with pytest.raises(DataInvalid, match="'chosen' and 'rejected'"):
         await dpo_rollout(context(tokenizer, Rows("xy", "ab"), n_samples=2, name="dpo"), 0)
+
+
+@pytest.mark.parametrize(
+    ("check", "label", "message"),
+    [
+        (sft.check_row, "ab", None),
+        (sft.check_row, None, None),
+        (sft.check_row, [{"role": "assistant", "content": "ab"}], None),
+        (sft.check_row, 7, "neither text nor a list of messages"),
+        (sft.check_row, [{"content": "ab"}], "each with a 'role'"),
+        (dpo.check_row, {"chosen": "a", "rejected": "b"}, None),
+        (dpo.check_row, {"chosen": "a"}, "an object with 'chosen' and 'rejected'"),
+        (dpo.check_row, {"chosen": "a", "rejected": 1}, "the answer is a int"),
+    ],
+)
+def test_answers_of_another_form_are_named_by_their_row_before_a_run(
+    tokenizer: Any, tmp_path: Path, check: Callable[[DataConfig], LabelCheck], label: Any, message: str | None
+) -> None:
+    tokenizer.chat_template = WITH_END
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"input": "xy", "label": label}) + "\n")
+    config = DataConfig(prompt_data=str(path), label_key="label", apply_chat_template=True)
+    with pytest.raises(DataInvalid, match=f"line 1: .*{message}") if message else contextlib.nullcontext():
+        PromptData(config, tokenizer, check_label=check(config))
+    with pytest.raises(ValueError, match=r"without data\.apply_chat_template it must be text"):
+        sft.check_row(config.model_copy(update={"apply_chat_template": False}))(None, {})
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("sft", 1), ("dpo", 2)])
