@@ -19,6 +19,8 @@ os.environ |= {
     "RAY_AUTH_TOKEN_PATH": str(_directory / "token"),
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # As in the processes of a run: see engines/hardware/cpu.py.
+    "TORCHDYNAMO_DISABLE": "1",
 }
 
 # A busy machine is no failure of a property.

@@ -31,7 +31,7 @@ async def convert(config: ConversionConfig, run_id: str, attempt: int, run_dir: 
         "the conversion",
         [sys.executable, "-m", "trainers.megatron.convert", *_arguments(config, run_id, save, status)],
         log=run_dir / "logs" / f"conversion-{attempt}.log",
-        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
+        env=os.environ,
     )
     report.phase(Phase.CONVERTING, f"the weights of {conversion.hf_checkpoint if to_megatron else conversion.load}")
     process.start()

@@ -1,6 +1,5 @@
 """Commands that convert weights: here, in a process where torch may be imported, or as a job."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +76,5 @@ def _submit(conversion: dict[str, Any], follow: bool) -> None:
 
 
 def _run(arguments: list[str], check: bool) -> None:
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "-m", "trainers.megatron.convert", *arguments, *(["--check"] if check else [])]
-    raise typer.Exit(subprocess.run(command, env=environment, check=False).returncode)
+    raise typer.Exit(subprocess.run(command, check=False).returncode)

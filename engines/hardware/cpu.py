@@ -12,7 +12,9 @@ CPU = Hardware(
     slot_resources={"CPU": 0.5},
     environment={"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 4))},
     engine_environment={"SGLANG_USE_CPU_ENGINE": "1"},
-    trainer_environment={},
+    # Nothing is compiled here, which would take minutes: without the compiler a rank imports Megatron in two thirds of
+    # the time.
+    trainer_environment={"TORCHDYNAMO_DISABLE": "1"},
     sglang_defaults={
         "device": "cpu",
         "attention_backend": "torch_native",
@@ -27,4 +29,6 @@ CPU = Hardware(
         # An idle scheduler would otherwise spin on a core that training could have.
         "sleep_on_idle": True,
     },
+    # glibc takes more than 32 MiB from the system anew each time: then zeroing pages costs more than copying weights.
+    bucket_mb=24.0,
 )

@@ -3,6 +3,7 @@
 import argparse
 import io
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -11,6 +12,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
+from engines.hardware.cpu import CPU
 from trainers.errors import OutOfMemory, RunError
 from trainers.megatron.convert.progress import Tell, to_stderr
 from trainers.megatron.convert.status import Status
@@ -103,4 +105,5 @@ def _terminated(signum: int, frame: object) -> NoReturn:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, _terminated)
+    os.environ |= {**CPU.environment, **CPU.trainer_environment}  # read when torch is imported, further on
     sys.exit(main())
