@@ -8,7 +8,7 @@ from collections.abc import Sequence
 _Z = 1.959963984540054
 
 ROUNDING = 1e-9
-"""What a sum of weighted rewards may fall short of ``pass_reward`` by."""
+"""What sums of weighted rewards may differ by and be the same."""
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from engines.types import Sample
 from trainers.batch import is_trainable
+from trainers.rollout.estimates import ROUNDING
 
 type GroupFilter = Callable[[list[Sample]], bool]
 
@@ -11,7 +12,8 @@ type GroupFilter = Callable[[list[Sample]], bool]
 def reward_nonzero_std(group: list[Sample]) -> bool:
     """Whether its rewards differ: equal ones have no advantage under a group-relative algorithm (DAPO,
     arXiv:2503.14476, §3.2)."""
-    return len({sample.reward for sample in group if is_trainable(sample)}) > 1
+    rewards = [sample.reward for sample in group if is_trainable(sample) and sample.reward is not None]
+    return bool(rewards) and max(rewards) - min(rewards) > ROUNDING
 
 
 def any_reward(group: list[Sample]) -> bool:

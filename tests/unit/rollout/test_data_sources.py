@@ -130,7 +130,7 @@ def test_a_wrong_row_is_named_by_its_own_file_and_place(tmp_path: Path) -> None:
     (tmp_path / "e.json").write_text("{}\n{}\n")
     with pytest.raises(DataInvalid, match=r"Extra data.*: a file of one object a line is named \.jsonl"):
         opened(str(tmp_path / "e.json"))
-    with pytest.raises(DataInvalid, match=r"no state\.json"):
+    with pytest.raises(DataInvalid, match=r"no state\.json; list the files that are meant, such as c\.parquet"):
         opened(str(tmp_path))
 
 
@@ -392,6 +392,35 @@ def test_a_column_of_pairs_is_an_object(tmp_path: Path) -> None:
     parquet.write_table(pa.table({"input": ["a", "b"], "label": ["1", "2"], "metadata": pairs}), tmp_path / "r.parquet")
     [[first], [second]] = opened(str(tmp_path / "r.parquet")).next_groups(2, 1)
     assert (first.metadata, second.metadata) == ({"k": 1}, {})
+
+
+def test_values_that_a_table_keeps_as_json_are_what_was_written(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = [
+        {
+            "input": [{"role": "user", "content": "u"}, {"role": "user", "content": [{"type": "text", "text": "v"}]}],
+            "label": "1",
+            "metadata": {"a": [1, {"b": None}], "c": "d"},
+            "t": [{"name": "f", "x": [1, "a"]}],
+        },
+        {"input": [{"role": "user", "content": "w"}], "label": 2, "metadata": None, "t": None},
+    ]
+    table = datasets.Dataset.from_list(rows, on_mixed_types="use_json")
+    table.save_to_disk(str(tmp_path / "set"))
+    table.to_parquet(str(tmp_path / "rows.parquet"))
+    for path in (tmp_path / "set", tmp_path / "rows.parquet"):
+        read = open_rows([str(path)])
+        assert [read.read(i) for i in range(2)] == list(read.scan(0, 2)) == list(table)
+    assert table[0]["input"] == rows[0]["input"]
+    wrong = pa.ExtensionArray.from_storage(pa.json_(), pa.array(["1", "{"]))
+    parquet.write_table(pa.table({"input": ["a", "b"], "label": wrong}), tmp_path / "wrong.parquet")
+    with pytest.raises(DataInvalid, match=r"wrong\.parquet row 2: a value of type JSON is none: Expecting"):
+        opened(str(tmp_path / "wrong.parquet"))
+    pairs = pa.map_(pa.string(), pa.list_(pa.json_()))
+    parse = tables.parser(pa.struct([("m", pairs)]))
+    assert parse is not None
+    assert parse({"m": {"k": ["[1]", None]}, "n": 1}) == {"m": {"k": [[1], None]}, "n": 1}
+    assert tables.parser(pa.struct([("m", pa.map_(pa.string(), pa.list_(pa.int64())))])) is None
 
 
 def test_data_sets_of_a_mixture_have_keys_and_names_of_their_own(tmp_path: Path) -> None:

@@ -223,7 +223,9 @@ async def test_dropped_groups_are_made_up_for_and_the_rest_is_in_order() -> None
 
 async def test_equal_rewards_are_not_worth_training_on() -> None:
     async def judge(sample: Sample) -> float:
-        return float(sample.index % 2) if sample.group_index % 2 else 0.5
+        if sample.group_index % 2:
+            return float(sample.index % 2)
+        return 0.6 if sample.index % 2 else 0.1 + 0.2 + 0.3  # a sum of weighted rewards
 
     filtered = context(
         Engine(), judge, rollout_batch_size=2, n_samples_per_prompt=2, dynamic_sampling_filter="reward_nonzero_std"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-VERSION = 1
+VERSION = 2
 """Of everything that is kept; raise it when a format changes."""
 CHUNK = 1 << 24
 _SETTLED_S = 2.0

@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,12 +21,16 @@ _ROWS_PER_BATCH = 1024
 _BATCH_BYTES = 1 << 24
 
 
+type Parser = Callable[[Any], Any]
+
+
 class Batches:
     """Rows of record batches, which are small, so that one row is found and converted in constant time."""
 
     def __init__(self, path: Path, batches: Sequence[Any], identity: str) -> None:
         self._path = path
         self._batches = [batch for batch in batches if batch.num_rows]
+        self._parse = parser(pa.struct(self._batches[0].schema)) if self._batches else None
         self._ends = list(accumulate(batch.num_rows for batch in self._batches))
         self.identity = f"{len(self)} rows with hash {identity}"
 
@@ -39,7 +43,7 @@ class Batches:
     def read(self, number: int) -> dict[str, Any]:
         place = bisect_right(self._ends, number)
         begin = self._ends[place - 1] if place else 0
-        return _python(self._batches[place].slice(number - begin, 1))[0]
+        return next(self._rows(self._batches[place].slice(number - begin, 1), number))
 
     def scan(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
         while start < stop:
@@ -47,8 +51,15 @@ class Batches:
             begin = self._ends[place - 1] if place else 0
             batch = self._batches[place]
             end = min(stop, self._ends[place], start + _rows_at_once(batch.nbytes, batch.num_rows))
-            yield from _python(batch.slice(start - begin, end - start))
+            yield from self._rows(batch.slice(start - begin, end - start), start)
             start = end
+
+    def _rows(self, batch: Any, first: int) -> Iterator[dict[str, Any]]:
+        for number, row in enumerate(batch.to_pylist(maps_as_pydicts="lossy"), first):
+            try:
+                yield row if self._parse is None else self._parse(row)
+            except ValueError as error:
+                raise DataInvalid(f"{self.where(number)}: a value of type JSON is none: {error}") from None
 
 
 class Saved(Batches):
@@ -62,8 +73,10 @@ class Saved(Batches):
             told = json.loads((path / "state.json").read_text("utf-8"))
             files = [path / each["filename"] for each in told["_data_files"]]
         except (OSError, ValueError, KeyError, TypeError):
+            found = sorted(str(each.relative_to(path)) for each in path.rglob("*.parquet"))
+            named = f"; list the files that are meant, such as {found[0]}" if found else ""
             raise DataInvalid(
-                f"data.prompt_data {path} is a directory, but none that save_to_disk wrote: it has no state.json"
+                f"data.prompt_data {path} is a directory, but none that save_to_disk wrote: it has no state.json{named}"
             ) from None
         batches = [batch for file in files for batch in _mapped(file)]
         super().__init__(path, batches, key_of([content_hash(file) for file in files]))
@@ -85,8 +98,28 @@ class Parquet(Batches):
         super().__init__(path, batches, identity)
 
 
-def _python(batch: Any) -> list[dict[str, Any]]:
-    return batch.to_pylist(maps_as_pydicts="lossy")
+def parser(kind: Any) -> Parser | None:
+    """Parses values of type JSON, which Arrow gives as text, wherever they stand in a value of this type; None: there
+    are none. ``datasets`` keeps what differs from row to row that way."""
+    if isinstance(kind, pa.JsonType):
+        return lambda value: None if value is None else json.loads(value)
+    if pa.types.is_struct(kind):
+        fields = [(field.name, parse) for field in kind if (parse := parser(field.type)) is not None]
+        return _of_fields(fields) if fields else None
+    if pa.types.is_map(kind):
+        of_each = parser(kind.item_type)
+        return of_each and (lambda value: value and {key: of_each(each) for key, each in value.items()})
+    if any(is_one(kind) for is_one in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)):
+        of_each = parser(kind.value_type)
+        return of_each and (lambda value: value and [of_each(each) for each in value])
+    return None
+
+
+def _of_fields(fields: Sequence[tuple[str, Parser]]) -> Parser:
+    def parse(value: Any) -> Any:
+        return value and value | {name: of_field(value[name]) for name, of_field in fields}
+
+    return parse
 
 
 def _rows_at_once(num_bytes: int, num_rows: int) -> int:
