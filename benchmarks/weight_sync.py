@@ -1,7 +1,7 @@
 """Bytes per second of a weight sync into a real engine, against a bare broadcast of the same buckets between two
 processes. On a machine with two GPUs or more over NCCL, else over gloo.
 
-    python benchmarks/weight_sync.py [--model DIRECTORY] [--bucket-mb 64]
+    python benchmarks/weight_sync.py [--model DIRECTORY] [--bucket-mb MIB]
 """
 
 import argparse
@@ -95,10 +95,10 @@ def _broadcast(rank: int, model: Path, kind: str, bucket_bytes: int, store: str)
     return rates[1:]
 
 
-def main(model: Path | None, bucket_mb: float) -> None:
+def main(model: Path | None, bucket_mb: float | None) -> None:
     hardware = resolve(Accelerator.AUTO) if torch.cuda.device_count() > 1 else CPU
     os.environ |= dict(hardware.environment) if hardware is CUDA else {}
-    bucket_bytes = int(bucket_mb * 1e6)
+    bucket_bytes = int((bucket_mb or hardware.bucket_mb) * 2**20)
     with tempfile.TemporaryDirectory() as scratch:
         model = model or build_tiny_model(Path(scratch) / "model", **WIDE)
         ours = asyncio.run(synced(model, hardware, bucket_bytes, Path(scratch)))
@@ -111,6 +111,6 @@ def main(model: Path | None, bucket_mb: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--bucket-mb", type=float, default=64.0)
+    parser.add_argument("--bucket-mb", type=float, help="unless given, a job's default")
     options = parser.parse_args()
     main(options.model, options.bucket_mb)

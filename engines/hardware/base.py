@@ -23,6 +23,9 @@ class Hardware:
     sglang_defaults: Mapping[str, Any]
     """SGLang options where its own default does not serve; a job's ``engine.sglang`` overrides them."""
 
+    bucket_mb: float
+    """MiB of new weights that travel at once, unless the job says otherwise."""
+
     def slots(self, count: int) -> dict[str, float]:
         """Ray resources of ``count`` slots on one node."""
         return {name: amount * count for name, amount in self.slot_resources.items()}

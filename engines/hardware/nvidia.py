@@ -16,6 +16,7 @@ CUDA = Hardware(
     # Micro-batches differ in length, and blocks of fixed size would be kept for lengths that do not come again.
     trainer_environment={"PYTORCH_ALLOC_CONF": "expandable_segments:True"},
     sglang_defaults={"attention_backend": "triton", "sampling_backend": "pytorch"},
+    bucket_mb=512.0,
 )
 
 

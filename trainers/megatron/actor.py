@@ -132,7 +132,7 @@ class TrainRank:
                         rank.named_tensors(),
                         version,
                         pause_mode=sync.pause_mode,
-                        bucket_bytes=int(sync.bucket_mb * 2**20),
+                        bucket_bytes=int((sync.bucket_mb or hardware.bucket_mb) * 2**20),
                         timeout_s=sync.timeout_s,
                     )
                 )
