@@ -19,6 +19,8 @@ def judge(*, do):
     if do == "abort": os.abort()
     if do == "forge": os.write(3, b"[1, 1.0]\\\\n")
     if do == "spin": 9**9**9
+    if do == "wait": time.sleep(1.1)
+    if do == "sleep": time.sleep(60)
     if do == "wrong": raise worker.Unjudgeable("the question is wrong")
     if do == "raise": raise RuntimeError
     if do == "exhaust": bytes(1 << 40)
@@ -53,6 +55,13 @@ async def test_a_worker_that_is_ended_broken_or_forged_costs_its_own_question_on
         await acting.judge({"do": "wrong"}, 0.5)
     with pytest.raises(Unjudgeable, match="is no JSON"):
         await acting.judge({"do": object()}, 0.5)
+
+
+async def test_an_answer_has_its_time_on_a_busy_machine_too_and_what_sleeps_is_ended(acting: WorkerPool) -> None:
+    assert (
+        await acting.judge({"do": "wait"}, 1.0) == 0.5
+    )  # the processor's time counts, and twice as much of the clock's
+    assert await acting.judge({"do": "sleep"}, 0.2) == 0.0
 
 
 async def test_a_pool_closes_with_workers_that_never_started_and_twice() -> None:

@@ -21,7 +21,12 @@ _STATED = re.compile(
 _IS_RIGHT = re.compile(r"(?:^|(?<=[\s(*]))([A-Z])[)*.]*\s+(?i:is\s+(?:the\s+)?(?:correct|right|best)\b)")
 _ALONE = re.compile(rf"{_LETTER}\s*")
 _LABELLED = re.compile(r"[*_(\[]*([A-Z])[)\].:*_]+\s*(.*)", re.DOTALL)
-_ANOTHER = re.compile(r"[\s*_)\]},.]*(?:\bor\b|\band\b|/|&|,)[\s*_(\[]*[A-Z](?![A-Za-z])")
+_ANOTHER = re.compile(
+    r"[\s*_)\]},.]*(?:\bor\b|\band\b|[/&,;|+])[\s*_(\[]*[A-Z](?![A-Za-z])"
+    r"|[ \t*_]*[(\[*_][A-Z][)\]*_]|[ \t]+[A-Z](?:[ \t]+[A-Z])*[ \t]*(?:\n|\Z)"
+)
+_SET = re.compile(r"\\(?:text(?:bf|rm|it)?|mathrm|mathbf|mbox)\{([^{}]*)\}")
+_SPACE = re.compile(r"\\(?:[ ,;:!]|quad(?![A-Za-z]))|~")
 _STATEMENT = re.compile(r"(?i)\banswer\b(?:\s+is)?\s*:?\s*(.+)")
 
 
@@ -83,7 +88,7 @@ def chosen(response: str, metadata: Mapping[str, Any]) -> str | None:
 
 def _named(text: str, choices: Mapping[str, str], valid: str) -> str | None:
     """The choice that the whole of ``text`` names."""
-    text = text.strip()
+    text = _untypeset(text).strip()
     if (alone := _ALONE.fullmatch(text)) and alone[1] in valid:
         return alone[1]
     if (letter := _letter_of_text(text, choices)) is not None:
@@ -101,8 +106,12 @@ def _letter_of_text(text: str, choices: Mapping[str, str]) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def _untypeset(text: str) -> str:
+    return _SPACE.sub(" ", _SET.sub(r"\1", text))
+
+
 def _plain(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().strip(" \t\n.*_`$\"'").split())
+    return " ".join(unicodedata.normalize("NFKC", _untypeset(text)).casefold().strip(" \t\n.*_`$\"'").split())
 
 
 def _letters(choices: Mapping[str, str], metadata: Mapping[str, Any]) -> str:

@@ -112,6 +112,16 @@ def judge(*, answer: str, label: str) -> float:
     return float(_same(answer.strip().rstrip("."), label.strip().rstrip(".")))
 
 
+def warm_up() -> None:
+    """Let the libraries import what they import when it is first used: no answer is to wait for that."""
+    for answer, label in (
+        ("\\frac{n^2+n}{2}", "\\frac{n(n+1)}{2}"),
+        ("e^{\\frac{i\\pi}{3}}", "e^{i\\pi/3}"),
+        ("(0,1]", "[0,1)"),
+    ):
+        judge(answer=answer, label=label)
+
+
 def _value_of(answer: str) -> str:
     """Of a tidied answer, without what it is called."""
     name, _, value = answer.rpartition("=")

@@ -19,6 +19,8 @@ from trainers.rollout.rewards.verdict import Unjudgeable
 MEMORY_BYTES = 4 << 30
 GRACE_S = 0.5
 """Of processor time, between the deadline and the end of a child that does not mind it."""
+ASLEEP_S = 8.0
+"""Of the clock's time, beyond the deadline."""
 RULES = {
     "math": "trainers.rollout.rewards.equality:judge",
     "reasoning_gym": "trainers.rollout.rewards.gym_judge:judge",
@@ -38,7 +40,9 @@ def main() -> None:
     answers = os.dup(1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what a library prints is no answer
     module, _, function = RULES[sys.argv[1]].partition(":")
-    rule: Callable[..., float] = getattr(importlib.import_module(module), function)
+    imported = importlib.import_module(module)
+    rule: Callable[..., float] = getattr(imported, function)
+    getattr(imported, "warm_up", lambda: None)()
     while True:
         child = os.fork()
         if child == 0:
@@ -52,10 +56,11 @@ def main() -> None:
 
 def _answer(rule: Callable[..., float], answers: int) -> None:
     signal.signal(signal.SIGALRM, _out_of_time)
+    signal.signal(signal.SIGVTALRM, _out_of_time)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     while line := _line():
         number, question, deadline_s = json.loads(line)
-        # The alarm is an exception, which library code in C may keep from being raised for ever; the other is the end.
+        # An alarm is an exception, which library code in C may keep from being raised for ever; this one is the end.
         signal.setitimer(signal.ITIMER_PROF, deadline_s + GRACE_S)
         answer = json.dumps([number, _within(deadline_s, rule, question)])
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -84,10 +89,13 @@ def _line() -> bytes:
 def _within(deadline_s: float, rule: Callable[..., float], question: dict[str, Any]) -> float | str:
     """What the rule says, or 0 when it took too long, or when what it was asked broke it."""
     try:
-        signal.setitimer(signal.ITIMER_REAL, deadline_s)
+        # Of the processor's time: a right answer is right on a busy machine, too. And of the clock's, for what sleeps.
+        signal.setitimer(signal.ITIMER_VIRTUAL, deadline_s)
+        signal.setitimer(signal.ITIMER_REAL, deadline_s + ASLEEP_S)
         try:
             value = float(rule(**question))
         finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Unjudgeable as error:
         return str(error)
