@@ -41,7 +41,7 @@ class EvalConfig(Section):
     interval: Positive | None = None
     """Evaluate after every this many rollouts. The last rollout is always evaluated."""
     before_train: bool = True
-    """Evaluate the weights that the run begins with, too."""
+    """Evaluate before rollout 0, too."""
     n_samples_per_prompt: Positive = 1
     sampling: SamplingConfig | None = None
     """Unset: as for training."""

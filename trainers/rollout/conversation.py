@@ -127,11 +127,13 @@ class Conversation:
             strict=strict,
         )
 
-    async def generate(self, *, max_new_tokens: int | None = None, stop: Sequence[str] | None = None) -> Turn:
+    async def generate(self, *, max_new_tokens: int | None = None, stop: str | Sequence[str] | None = None) -> Turn:
         """Let the policy go on, until it stops or ``max_new_tokens`` (of this turn) are sampled. A response that is
         cut off for a weight update is continued. Raises :class:`ConversationOver` when ``exhausted``, and what the
         client raises."""
         self._open()
+        if max_new_tokens is not None and max_new_tokens < 1:
+            raise ValueError(f"a turn of max_new_tokens = {max_new_tokens} has no token")
         if self.exhausted:
             raise ConversationOver(
                 f"sample {self._sample.index}: no room for another token ({self._transcript.num_sampled} sampled of "
@@ -288,12 +290,12 @@ class Conversation:
         self._others_spoke_last = True
         return True
 
-    def _sampling_of_a_turn(self, room: int, stop: Sequence[str] | None) -> SamplingConfig:
+    def _sampling_of_a_turn(self, room: int, stop: str | Sequence[str] | None) -> SamplingConfig:
         """The least that is to be sampled counts over all turns."""
         least = min(max(self._sampling.min_new_tokens - self._transcript.num_sampled, 0), room)
         changed: dict[str, Any] = {"min_new_tokens": least} if self._sampling.min_new_tokens else {}
         if stop is not None:
-            changed["stop"] = tuple(stop)
+            changed["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
         return self._sampling.model_copy(update=changed) if changed else self._sampling
 
     def _without_end(self, ids: list[int]) -> list[int]:

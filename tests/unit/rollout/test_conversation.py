@@ -60,11 +60,13 @@ class Engine:
     version: int = 3
     prompts: list[list[int]] = field(default_factory=list[list[int]])
     pending: list[int] = field(default_factory=list[int])
+    stops: list[tuple[str, ...]] = field(default_factory=list[tuple[str, ...]])
 
     async def generate(
         self, input_ids: Sequence[int], sampling: SamplingConfig, *, rid: str, max_new_tokens: int | None = None
     ) -> Generation:
         self.prompts.append(list(input_ids))
+        self.stops.append(sampling.stop)
         budget = sampling.max_new_tokens if max_new_tokens is None else max_new_tokens
         assert budget > 0
         left = self.pending or [*Characters().encode(self.lines.pop(0)), 1]
@@ -147,6 +149,17 @@ async def test_a_turn_that_was_cut_is_ended_by_the_template_and_not_trained_on()
     response = sample.tokens[-sample.response_length :]
     assert Characters().decode(response).startswith("abc<|im_end|>\n<|im_start|>user\ngo on")
     assert sample.loss_mask[:4] == [1, 1, 1, 0]
+
+
+async def test_a_turn_may_stop_at_one_text_or_several_and_has_a_token_at_least() -> None:
+    engine = Engine(["a", "b"])
+    talk = begun(engine)
+    await talk.generate(stop="</tool>")
+    talk.append_user("go on")
+    await talk.generate(stop=["x", "yz"])
+    assert engine.stops == [("</tool>",), ("x", "yz")]
+    with pytest.raises(ValueError, match="max_new_tokens = 0 has no token"):
+        await talk.generate(max_new_tokens=0)
 
 
 async def test_a_response_cut_for_a_weight_update_goes_on_with_each_tokens_own_version() -> None:
