@@ -13,6 +13,7 @@ import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 import orjson
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, MetaData, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -56,11 +57,15 @@ def dsn(database_url: str) -> str:
 
 
 async def connect(database_url: str) -> Any:
-    """An ``asyncpg.Connection``; asyncpg comes without types."""
-    opened = cast("Any", asyncpg).connect(
-        dsn(database_url), timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
-    )
-    return await opened
+    """An ``asyncpg.Connection``; asyncpg comes without types. Raises DatabaseUnavailable, whatever is in the way: the
+    network, the server, or a URL that names no database or user there."""
+    try:
+        opened = cast("Any", asyncpg).connect(
+            dsn(database_url), timeout=CONNECT_TIMEOUT_S, command_timeout=COMMAND_TIMEOUT_S
+        )
+        return await opened
+    except (OSError, ValueError, OverflowError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise DatabaseUnavailable(f"no connection to the database: {_first_line(error)}") from error
 
 
 def create_engine(database_url: str, **options: Any) -> AsyncEngine:
@@ -189,7 +194,10 @@ def migrate(database_url: str) -> None:
     Runs its own event loop: from a coroutine, call it with ``asyncio.to_thread``. Raises DatabaseUnavailable.
     """
     with translated():
-        asyncio.run(_migrate(database_url))
+        try:
+            asyncio.run(_migrate(database_url))
+        except CommandError as error:  # a revision that these migrations do not know, say
+            raise DatabaseUnavailable(f"another version of Rollway wrote the database: {error}") from error
 
 
 async def _migrate(database_url: str) -> None:
@@ -216,7 +224,10 @@ def main() -> None:
     url = os.environ.get("ROLLWAY_DATABASE_URL")
     if not url:
         sys.exit("Set ROLLWAY_DATABASE_URL to the database to migrate (the embedded one is migrated by rollway up).")
-    migrate(url)
+    try:
+        migrate(url)
+    except DatabaseUnavailable as error:
+        sys.exit(str(error))
     print("The database is up to date.")
 
 

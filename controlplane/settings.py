@@ -1,6 +1,7 @@
 """The service's own configuration, read once from the environment (``ROLLWAY_*``)."""
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,18 +33,26 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
+        """Raises ValueError, which names the variable."""
+
         def path(name: str) -> Path | None:
             value = os.environ.get(name)
             return Path(value).expanduser().resolve() if value else None
 
+        ray_address = os.environ.get("ROLLWAY_RAY_ADDRESS") or None
+        if ray_address is not None and re.fullmatch(r"[^/]+:\d{1,5}", ray_address) is None:
+            raise ValueError(f"ROLLWAY_RAY_ADDRESS must be host:port, not {ray_address!r}")
+        port = os.environ.get("ROLLWAY_PORT") or "0"
+        if not port.isdecimal() or int(port) > 65535:
+            raise ValueError(f"ROLLWAY_PORT must be a port, from 1 to 65535, not {port!r}")
         home = path("ROLLWAY_HOME") or Path.home() / ".rollway"
         return cls(
             home=home,
             database_url=os.environ.get("ROLLWAY_DATABASE_URL") or None,
-            ray_address=os.environ.get("ROLLWAY_RAY_ADDRESS") or None,
+            ray_address=ray_address,
             ray_token_path=path("ROLLWAY_RAY_TOKEN_PATH"),
-            host=os.environ.get("ROLLWAY_HOST", "127.0.0.1"),
-            port=int(os.environ.get("ROLLWAY_PORT", "0")),
+            host=os.environ.get("ROLLWAY_HOST") or "127.0.0.1",
+            port=int(port),
             public_url=os.environ.get("ROLLWAY_PUBLIC_URL") or None,
             runs_dir=path("ROLLWAY_RUNS_DIR") or home / "runs",
             report_url=os.environ.get("ROLLWAY_REPORT_URL") or None,

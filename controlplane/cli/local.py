@@ -114,4 +114,4 @@ def _settings() -> Settings:
     try:
         return Settings.from_environment()
     except ValueError as error:
-        raise UserError(f"ROLLWAY_PORT: {error}") from error
+        raise UserError(str(error)) from error

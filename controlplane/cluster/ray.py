@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 60.0
 CALL_TIMEOUT_S = 15.0
+DESCRIBE_CONNECT_S = 4.0
 _LINE_LIMIT = 32 << 20
 # What drivers on this cluster should know as the API does, unless their spec says otherwise.
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME")
@@ -47,6 +48,8 @@ class RayCluster:
         self._call_timeout_s = call_timeout_s
         self._caller: _Caller | None = None
         self._connecting: asyncio.Task[_Caller] | None = None
+        self._refusal: str | None = None
+        """Why the last attempt to connect failed, while there is no connection."""
 
     def connect(self) -> None:
         """Begin to connect, so that the first call need not wait for all of it. Needs a running event loop."""
@@ -55,7 +58,7 @@ class RayCluster:
             self._connecting = asyncio.create_task(
                 _Caller.start(address, self._token_path, self._connect_timeout_s), name="connect to Ray"
             )
-            self._connecting.add_done_callback(_noted)
+            self._connecting.add_done_callback(self._note)
 
     async def start_driver(self, name: str, launch: Launch) -> None:
         runtime: dict[str, Any] = launch.spec.get("runtime", {})
@@ -74,6 +77,12 @@ class RayCluster:
         return bool(await self._call("release", name=name))
 
     async def describe(self) -> str:
+        """Says soon that there is no connection, and why: who asks does not wait for as long as others."""
+        try:
+            async with asyncio.timeout(DESCRIBE_CONNECT_S):
+                await self._connected()
+        except TimeoutError as error:
+            raise self._still_connecting() from error
         return str(await self._call("describe"))
 
     async def close(self) -> None:
@@ -94,7 +103,17 @@ class RayCluster:
                 raise ClusterUnavailable(
                     f"Ray at {self._address()} did not answer ({operation}) within {self._call_timeout_s:g} s"
                 ) from error
-            raise ClusterUnavailable(f"still connecting to Ray at {self._address()}") from error
+            raise self._still_connecting() from error
+
+    def _still_connecting(self) -> ClusterUnavailable:
+        before = f"; before: {self._refusal}" if self._refusal else ""
+        return ClusterUnavailable(f"still connecting to Ray at {self._address()}{before}")
+
+    def _note(self, connecting: "asyncio.Task[_Caller]") -> None:
+        """Also of an attempt that no call waited for."""
+        if not connecting.cancelled():
+            error = connecting.exception()
+            self._refusal = str(error) if error else None
 
     async def _connected(self) -> "_Caller":
         address = self._address()
@@ -168,7 +187,9 @@ class _Caller:
             if "error" not in hello:
                 connected, process = cls(address, process), None
                 return connected
-            raise ClusterUnavailable(f"Ray at {address} refused the connection: {hello['error']}")
+            raise ClusterUnavailable(
+                f"Ray at {address} refused the connection (is the token in {token_path} its own?): {hello['error']}"
+            )
         finally:
             if process is not None:
                 await _kill(process)
@@ -224,12 +245,6 @@ async def _kill(process: Process) -> None:
     if process.stdin is not None:
         process.stdin.close()
     await process.wait()
-
-
-def _noted(task: "asyncio.Task[_Caller]") -> None:
-    """A failure that no call waited for is no news: the next call tries again, and tells."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _environment(token_path: Path) -> dict[str, str]:

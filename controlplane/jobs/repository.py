@@ -10,6 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Text, case, func, literal_column, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import defer
 
 from controlplane.errors import LeaseLost, NotFound
 from controlplane.events import repository as events
@@ -89,8 +90,8 @@ async def require(session: AsyncSession, job_id: str) -> None:
 
 
 async def page(session: AsyncSession, *, after: str | None, limit: int, states: Sequence[JobState]) -> list[JobRow]:
-    """Newest first; ``after`` is the id of the last job of the page before."""
-    statement = select(JobRow).order_by(JobRow.id.desc()).limit(limit)
+    """Newest first, without their specs; ``after`` is the id of the last job of the page before."""
+    statement = select(JobRow).options(defer(JobRow.spec, raiseload=True)).order_by(JobRow.id.desc()).limit(limit)
     if after is not None:
         statement = statement.where(JobRow.id < after)
     if states:

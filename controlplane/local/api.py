@@ -17,7 +17,7 @@ from controlplane.hosts import is_loopback
 from controlplane.local import processes
 from controlplane.local.errors import LocalError
 from controlplane.local.files import log_path, log_tail, open_log, read_json, secret, write_json
-from controlplane.local.ports import free_ports, is_free
+from controlplane.local.ports import free_ports, obstacle
 from controlplane.local.processes import ProcessId, identify
 from controlplane.settings import Settings
 
@@ -53,12 +53,14 @@ def start(settings: Settings, *, may_move: bool, timeout_s: float = START_TIMEOU
     Raises LocalError: a port in use, no address for drivers, or no answer within ``timeout_s``.
     """
     report_url(settings, 1)
+    if why := obstacle(settings.host, 0):
+        raise LocalError(f"ROLLWAY_HOST={settings.host} is no address that this machine can listen at: {why}")
     found = find(settings)
     if found and _same_settings(settings):
         _wait_healthy(settings, ProcessId(found.pid, _started(settings)), found.url, since=None, timeout_s=timeout_s)
         return found
+    port = _port(settings, may_move, running=found is not None)
     stop(settings)
-    port = _port(settings, may_move)
     url = f"http://{f'[{_client_host(settings)}]' if ':' in settings.host else _client_host(settings)}:{port}"
     secret(settings.api_key_path)
     log = open_log(settings.home, "api")
@@ -151,21 +153,19 @@ def _started(settings: Settings) -> int:
     return int(known["started"]) if known else -1
 
 
-def _port(settings: Settings, may_move: bool) -> int:
+def _port(settings: Settings, may_move: bool, *, running: bool) -> int:
+    """``running``: the API itself is at the port used last, and will be ended: not before another is known to do."""
     known = read_json(endpoint_path(settings.home))
     last = int(known["port"]) if known else 0
+    port = settings.port or last
+    why = None if running and port == last else obstacle(settings.host, port)
+    if port and not why:
+        return port
     if settings.port:
-        if not is_free(settings.host, settings.port):
-            raise LocalError(
-                f"port {settings.port} of {settings.host} is in use by another program: "
-                "end it, or set ROLLWAY_PORT to a free one"
-            )
-        return settings.port
-    if last and is_free(settings.host, last):
-        return last
+        raise LocalError(f"port {port} of {settings.host}: {why}; end that, or set ROLLWAY_PORT to a free one")
     if last and not may_move:
         raise LocalError(
-            f"port {last} of {settings.host}, to which running jobs report, is in use by another program: "
+            f"port {last} of {settings.host}, to which running jobs report: {why}; "
             "end that, or end the jobs with `rollway down`"
         )
     return free_ports(1, settings.host)[0]

@@ -1,5 +1,7 @@
 """All local services of one home together: up, down, and what is there."""
 
+import asyncio
+import re
 import shutil
 import tempfile
 import time
@@ -106,6 +108,7 @@ def _service_up(settings: Settings, watch: Watcher, idle: bool) -> api.ApiHandle
 
 def _database_up(settings: Settings, watch: Watcher) -> None:
     if settings.database_url:
+        _database_answers(settings.database_url)
         watch(PartState(Part.POSTGRES, Stage.EXTERNAL, _without_password(settings.database_url)))
         return
     watch(PartState(Part.POSTGRES, Stage.STARTING))
@@ -113,13 +116,30 @@ def _database_up(settings: Settings, watch: Watcher) -> None:
     watch(PartState(Part.POSTGRES, Stage.STARTED if server.started else Stage.RUNNING, server.url))
 
 
+def _database_answers(url: str) -> None:
+    from controlplane.db import connect  # half a second, for those alone who bring their own
+    from controlplane.errors import DatabaseUnavailable
+
+    async def ask() -> None:
+        connection = await connect(url)
+        await connection.close(timeout=5.0)
+
+    try:
+        asyncio.run(ask())
+    except DatabaseUnavailable as error:
+        raise LocalError(f"ROLLWAY_DATABASE_URL={_without_password(url)}: {error}") from error
+
+
 def _ray_up(settings: Settings, watch: Watcher) -> None:
     if settings.ray_address:
         host, _, port = settings.ray_address.rpartition(":")
-        if not host or not port.isdigit():
-            raise LocalError(f"ROLLWAY_RAY_ADDRESS must be host:port, not {settings.ray_address!r}")
         if not answers(host, int(port), timeout_s=5.0):
             raise LocalError(f"nothing answers at ROLLWAY_RAY_ADDRESS={settings.ray_address}")
+        if not (token := ray.token_path(settings)).is_file():
+            raise LocalError(
+                f"there is no token of the cluster at ROLLWAY_RAY_ADDRESS={settings.ray_address} in {token}: "
+                "set ROLLWAY_RAY_TOKEN_PATH to its file"
+            )
         watch(PartState(Part.RAY, Stage.EXTERNAL, settings.ray_address))
         return
     watch(PartState(Part.RAY, Stage.STARTING))
@@ -152,6 +172,8 @@ def _found(part: Part, where: str | None) -> PartState:
 
 
 def _without_password(url: str) -> str:
+    """The password may stand before the host or among the options."""
+    url = re.sub(r"(?<=[?&]password=)[^&]*", "***", url)
     parts = urlsplit(url)
     if not parts.password:
         return url

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import uvicorn
+import uvloop
 
 from controlplane.cluster.ray import RayCluster
 from controlplane.local import api, postgres, ray
@@ -24,7 +25,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        asyncio.run(_serve(Settings.from_environment()))
+        uvloop.run(_serve(Settings.from_environment()))
     except (LocalError, ValueError) as error:
         sys.exit(str(error))
 
@@ -34,29 +35,29 @@ async def _serve(settings: Settings) -> None:
         raise LocalError("ROLLWAY_PORT must say which port to serve at")
     cluster = RayCluster(lambda: ray.address(settings), token_path=ray.token_path(settings))
     cluster.connect()
-    url = database_url(settings)
-    # In a thread, so that the connection to Ray comes up at the same time.
-    create_app = await asyncio.to_thread(_migrated, url)
-    app = create_app(
-        settings,
-        database_url=url,
-        api_key=secret(settings.api_key_path),
-        cluster=cluster,
-        public_url=api.public_url(settings, settings.port),
-        report_url=api.report_url(settings, settings.port),
-    )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=DRAIN_S,
-        )
-    )
     try:
+        url = database_url(settings)
+        # In a thread, so that the connection to Ray comes up at the same time.
+        create_app = await asyncio.to_thread(_migrated, url)
+        app = create_app(
+            settings,
+            database_url=url,
+            api_key=secret(settings.api_key_path),
+            cluster=cluster,
+            public_url=api.public_url(settings, settings.port),
+            report_url=api.report_url(settings, settings.port),
+        )
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=settings.host,
+                port=settings.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
         await server.serve()
     finally:
         await cluster.close()

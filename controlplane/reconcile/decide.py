@@ -21,6 +21,8 @@ class Timing:
     """A node has at least this long to start the driver's process, however short the job's own placement timeout."""
     cancel_grace_s: float = 30.0
     """A driver that was asked to cancel has this long to end by itself."""
+    quiet_s: float = 10.0
+    """After as much silence of a driver a job shows that the cluster does not answer either."""
     silence_s: float = 600.0
     """A driver that lives but has not been heard of for this long is lost."""
     retry_delay_s: float = 2.0
@@ -105,7 +107,8 @@ def decide(job: JobFacts, seen: Seen, now: datetime, *, listening_since: datetim
         case JobState.STARTING | JobState.RUNNING if job.driver_started_at is None:
             if job.wanted is Wanted.CANCEL:
                 return Stop(EndReason.CANCELLED_BY_USER, "cancelled before its driver started")
-            return StartDriver()
+            assert isinstance(seen, DriverSeen)
+            return _not_known_to_be_started(job, seen)
         case JobState.STARTING | JobState.RUNNING:
             assert isinstance(seen, DriverSeen)
             return _in_flight(job, seen, now, listening_since, timing)
@@ -124,16 +127,32 @@ def _queued(job: JobFacts) -> Decision:
     return BeginAttempt(job.attempt + 1)
 
 
+def _not_known_to_be_started(job: JobFacts, seen: DriverSeen) -> Decision:
+    """The process that started it may have died before it could note so, and the driver since: a second one under the
+    same attempt would count its reports from 1 again, and leave unread what the first left on disk."""
+    if seen.status is DriverStatus.DEAD or (seen.status is DriverStatus.ABSENT and job.heard_at is not None):
+        return _lost(job, seen)
+    return StartDriver()
+
+
+def _lost(job: JobFacts, seen: DriverSeen) -> Stop:
+    detail = f": {seen.detail}" if seen.detail else ""
+    return Stop(_lost_reason(job), f"the driver is {seen.status.value} and did not say why{detail}")
+
+
+def _lost_reason(job: JobFacts) -> EndReason:
+    return EndReason.DRIVER_START_FAILED if job.heard_at is None else EndReason.DRIVER_LOST
+
+
 def _in_flight(job: JobFacts, seen: DriverSeen, now: datetime, listening_since: datetime, timing: Timing) -> Decision:
     assert job.driver_started_at is not None
     cancelled = job.wanted is Wanted.CANCEL
-    lost = EndReason.DRIVER_START_FAILED if job.heard_at is None else EndReason.DRIVER_LOST
-    detail = f": {seen.detail}" if seen.detail else ""
     if seen.status in (DriverStatus.DEAD, DriverStatus.ABSENT):
         if cancelled:
             return Stop(EndReason.CANCELLED_BY_USER, "the driver is gone")
-        return Stop(lost, f"the driver is {seen.status.value} and did not say why{detail}")
+        return _lost(job, seen)
     if seen.status is DriverStatus.PENDING:
+        detail = f": {seen.detail}" if seen.detail else ""
         if cancelled:  # it cannot hear
             return Stop(EndReason.CANCELLED_BY_USER, "cancelled before its driver was placed")
         allowed_s = max(job.placement_timeout_s, timing.driver_start_s)
@@ -149,7 +168,9 @@ def _in_flight(job: JobFacts, seen: DriverSeen, now: datetime, listening_since: 
         return Wait("the driver to end the run")
     silent_since = max(job.heard_at or job.driver_started_at, listening_since)
     if (now - silent_since).total_seconds() > timing.silence_s:
-        return Stop(lost, f"the driver lives but has not reported to {job.api_url} for {timing.silence_s:g} s")
+        return Stop(
+            _lost_reason(job), f"the driver lives but has not reported to {job.api_url} for {timing.silence_s:g} s"
+        )
     return Wait(f"the driver's first report to {job.api_url}" if job.heard_at is None else None)
 
 

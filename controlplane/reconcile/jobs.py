@@ -2,7 +2,7 @@
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -77,7 +77,11 @@ class JobReconciler:
             decision = decide(facts, seen, claim.now, listening_since=listening_since, timing=self._timing)
             return await self._apply(decision, job, claim)
         except ClusterUnavailable as error:
-            if facts.state is JobState.STOPPING or facts.driver_started_at is None:  # a driver goes on without us
+            heard_at = facts.heard_at or facts.driver_started_at
+            silent = heard_at is None or claim.now - max(heard_at, listening_since) > timedelta(
+                seconds=self._timing.quiet_s
+            )
+            if facts.state is JobState.STOPPING or silent:  # a driver that is heard goes on without us
                 await self._show(job, claim, f"the cluster to answer: {error}")
             raise
 
@@ -85,9 +89,9 @@ class JobReconciler:
         name = driver_name(job_id, facts.attempt)
         if facts.state is JobState.STOPPING:
             return Released(await self._cluster.release(name))
-        if facts.state in (JobState.STARTING, JobState.RUNNING) and facts.driver_started_at is not None:
-            return await self._cluster.observe(name)
-        return None
+        if facts.state is JobState.QUEUED or (facts.driver_started_at is None and facts.wanted is Wanted.CANCEL):
+            return None
+        return await self._cluster.observe(name)
 
     async def _apply(self, decision: Decision, job: JobRow, claim: Claim) -> bool:
         match decision:

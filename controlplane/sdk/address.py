@@ -18,9 +18,14 @@ def find_address(url: str | None = None, api_key: str | None = None) -> Address:
     """What is given, else ``ROLLWAY_URL`` and ``ROLLWAY_API_KEY``, else what ``rollway up`` left in the home.
 
     Raises NotReachable, which says how to go on."""
-    settings = Settings.from_environment()
+    try:
+        settings = Settings.from_environment()
+    except ValueError as error:
+        raise NotReachable(str(error)) from error
     url = url or os.environ.get("ROLLWAY_URL") or _url_of_home(settings)
     api_key = api_key or os.environ.get("ROLLWAY_API_KEY") or _key_of_home(settings)
+    if not (api_key.isascii() and api_key.isprintable()):
+        raise NotReachable("the API key holds characters that no header can carry: see ROLLWAY_API_KEY")
     return Address(url.rstrip("/"), api_key)
 
 

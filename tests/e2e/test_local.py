@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -69,11 +70,11 @@ class Home:
         self.path = path
         self.settings = Settings(path, None, None, None, "127.0.0.1", 0, None, path / "runs")
 
-    def rollway(self, *arguments: str, expect: int = 0) -> str:
+    def rollway(self, *arguments: str, expect: int = 0, **environment: str) -> str:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("ROLLWAY_", "RAY_"))}
         done = subprocess.run(
             [str(ROLLWAY), *arguments],
-            env=kept | {"ROLLWAY_HOME": str(self.path), "COLUMNS": "300"},
+            env=kept | {"ROLLWAY_HOME": str(self.path), "COLUMNS": "300"} | environment,
             capture_output=True,
             text=True,
             timeout=400,
@@ -138,6 +139,15 @@ def test_up_again_changes_nothing(home: Home) -> None:
     before = home.endpoint, ray.find(home.settings), postgres.find(home.settings)
     home.rollway("up")
     assert (home.endpoint, ray.find(home.settings), postgres.find(home.settings)) == before
+
+
+def test_up_with_a_port_in_use_names_it_and_leaves_the_api_running(home: Home) -> None:
+    before = home.endpoint
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        said = home.rollway("up", expect=1, ROLLWAY_PORT=str(port))
+    assert f"port {port} of 127.0.0.1: it is in use by another program" in said
+    assert home.endpoint == before and home.get("/readyz").status_code == 200
 
 
 def test_a_killed_api_comes_back_alone_and_at_the_same_place(home: Home) -> None:
@@ -266,6 +276,8 @@ async def test_a_wrong_token_is_unavailable_and_not_a_hang(home: Home, tmp_path:
         lambda: ray.address(home.settings), token_path=tmp_path / "token", connect_timeout_s=8, call_timeout_s=20
     )
     with pytest.raises(ClusterUnavailable, match="token"):
+        await stranger.observe("nobody")
+    with pytest.raises(ClusterUnavailable, match=r"still connecting to Ray at .*; before: .*token"):
         await stranger.describe()
     await stranger.close()
 

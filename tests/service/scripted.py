@@ -31,6 +31,8 @@ class ScriptedCluster:
         self.seen: dict[str, DriverSeen] = {}
         self.released: list[str] = []
         self.away = False
+        self.refused = 0
+        """How often it was asked while it was away."""
         self.first_status = DriverStatus.ALIVE
         self.holds = False
         """While set, nothing is given back."""
@@ -68,6 +70,7 @@ class ScriptedCluster:
 
     def _answer(self) -> None:
         if self.away:
+            self.refused += 1
             raise ClusterUnavailable("the test took it away")
 
 

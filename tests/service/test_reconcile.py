@@ -287,6 +287,40 @@ async def test_a_cluster_outage_is_shown_and_survived(start_api: StartApi) -> No
     await api.until(job_id, "succeeded")
 
 
+@pytest.mark.parametrize(
+    ("quiet_s", "shown"), [(0.1, "the cluster to answer: the test took it away"), (60.0, "8 samples")]
+)
+async def test_an_outage_of_the_cluster_is_shown_once_the_driver_is_silent_too(
+    start_api: StartApi, quiet_s: float, shown: str
+) -> None:
+    cluster = ScriptedCluster()
+    api = await start_api(cluster, quiet_s=quiet_s)
+    job_id, driver = await running(api)
+    await driver.tell(driver.report("phase", phase="generating", waiting_for="8 samples"))
+    cluster.away = True
+    async with asyncio.timeout(15):
+        while cluster.refused < 10:
+            await asyncio.sleep(0.02)
+    await api.until(job_id, "running", waiting_for=shown)
+
+
+async def test_a_driver_that_died_before_its_start_was_noted_gets_no_double_under_its_attempt(
+    start_api: StartApi, database_url: str
+) -> None:
+    first = await start_api()
+    job_id, driver = await running(first)
+    first.cluster.holds = True
+    async with Database(database_url).begin() as session:  # as when the API is killed before it writes this
+        await session.execute(text("UPDATE attempts SET driver_started_at = NULL"))
+    first.cluster.kill(job_id, 1)
+    await first.until(job_id, "stopping", end_reason="driver_lost")
+    assert first.cluster.started == [driver_name(job_id, 1)]
+    first.cluster.holds = False
+    second = await first.driver(job_id, 2)
+    await second.tell(second.take_over(driver.step(0), attempt=1))
+    assert [event["attempt"] for event in await first.events(job_id) if event["type"] == "job.starting"] == [1, 2]
+
+
 async def test_the_database_goes_away_and_comes_back_and_the_job_goes_on(
     start_api: StartApi, postgres: PostgresServer
 ) -> None:

@@ -48,7 +48,23 @@ def test_a_queued_job_begins_its_next_attempt() -> None:
 
 
 def test_a_driver_that_is_not_known_to_be_started_is_started_again() -> None:
-    assert at(job(JobState.STARTING), None) == StartDriver()
+    for status in (DriverStatus.ABSENT, DriverStatus.PENDING, DriverStatus.ALIVE):
+        assert at(job(JobState.STARTING), DriverSeen(status)) == StartDriver()
+
+
+@pytest.mark.parametrize(
+    ("status", "heard", "reason"),
+    [
+        (DriverStatus.DEAD, None, "driver_start_failed"),
+        (DriverStatus.DEAD, T0, "driver_lost"),
+        (DriverStatus.ABSENT, T0, "driver_lost"),
+    ],
+)
+def test_a_driver_that_was_started_and_is_gone_before_anyone_noted_its_start_gets_no_double(
+    status: DriverStatus, heard: datetime | None, reason: str
+) -> None:
+    decision = at(job(JobState.RUNNING if heard else JobState.STARTING, heard_at=heard), DriverSeen(status))
+    assert isinstance(decision, Stop) and decision.reason == reason
 
 
 @pytest.mark.parametrize("status", [DriverStatus.DEAD, DriverStatus.ABSENT])
