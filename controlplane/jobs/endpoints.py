@@ -1,5 +1,6 @@
 """Jobs over HTTP, and the door for their drivers' reports."""
 
+import asyncio
 import json
 from typing import Annotated
 
@@ -37,7 +38,7 @@ def jobs_router(database: Database, service: JobService, snapshots: JobSnapshots
     ) -> Response:
         """Queue a job: a spec, or slime's command line as `{"argv": […]}`. Sent again with the same
         `Idempotency-Key`, the same job is answered."""
-        spec, notices = read_submission(submission, manifests)
+        spec, notices = await asyncio.to_thread(read_submission, submission, manifests)
         job = await service.submit(spec, idempotency_key)
         snapshot = await snapshots.get(job.id)
         return Response(

@@ -13,6 +13,8 @@ from engines.option_manifest import Option
 
 SGLANG = "--sglang-"
 _NEGATIVE_NUMBER = re.compile(r"^-(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
+_MOST_SUGGESTIONS = 50
+"""Each is looked for among all flags, which takes some milliseconds."""
 _SHELL = re.compile(r"\$(\w+|\{[^}]*\}|\(.*\))")
 
 
@@ -22,7 +24,7 @@ def parse(words: Sequence[str], manifests: Manifests) -> Given:
 
 
 def _uses(words: Sequence[str], manifests: Manifests) -> Iterator[Use]:
-    at = 0
+    at = unknown = 0
     while at < len(words):
         word = words[at]
         at += 1
@@ -36,7 +38,8 @@ def _uses(words: Sequence[str], manifests: Manifests) -> Iterator[Use]:
             while at < len(words) and not _is_flag(words[at]):
                 following.append(words[at])
                 at += 1
-        use, taken = _use(spelled, tuple(following), manifests)
+        use, taken = _use(spelled, tuple(following), manifests, suggests=unknown < _MOST_SUGGESTIONS)
+        unknown += use.known is None and use.option is None
         if not assigned:
             at -= len(following) - taken
         elif not taken:
@@ -48,7 +51,7 @@ def _is_flag(word: str) -> bool:
     return word.startswith("-") and len(word) > 1 and not _NEGATIVE_NUMBER.match(word)
 
 
-def _use(spelled: str, texts: tuple[str, ...], manifests: Manifests) -> tuple[Use, int]:
+def _use(spelled: str, texts: tuple[str, ...], manifests: Manifests, *, suggests: bool) -> tuple[Use, int]:
     """The use, and how many of ``texts`` belong to it."""
     if known := TABLE.get(spelled):
         return _slimes(known, spelled, texts, cleared=False)
@@ -64,7 +67,7 @@ def _use(spelled: str, texts: tuple[str, ...], manifests: Manifests) -> tuple[Us
         return Use(spelled, spelled, texts, problem="one word: pass a flag and each of its values by themselves"), len(
             texts
         )
-    suggestion = _nearest(spelled, manifests)
+    suggestion = _nearest(spelled, manifests) if suggests else None
     hint = f"did you mean {suggestion}?" if suggestion else "neither slime, Megatron nor SGLang has it"
     shell = _first(texts)
     return Use(

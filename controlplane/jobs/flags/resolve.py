@@ -44,15 +44,15 @@ def resolve(
     if not errors:
         try:
             spec = JobSpec.model_validate({**translation.spec, **(beside or {})})
-            errors += option_errors(spec.model_dump(), manifests)
+            wrong = option_errors(spec.model_dump(), manifests)
         except ValidationError as error:
-            errors += field_errors(error.errors())
-    named = tuple(_with_flags(error, translation.report) for error in errors)
-    return Resolution(translation, None if errors else spec, named)
+            wrong = field_errors(error.errors())
+        errors += [_with_flags(each, translation.report) for each in wrong]
+    return Resolution(translation, None if errors else spec, tuple(errors))
 
 
 def _with_flags(error: FieldError, report: Report) -> FieldError:
     """What is wrong with a whole section, or the whole spec, is told by the names of its fields."""
     named = set(re.findall(r"\w+", error.message)) if "." not in error.path else None
-    flags = () if error.path.startswith("-") else report.setters(error.path, named=named)
+    flags = report.setters(error.path, named=named)
     return replace(error, message=f"{error.message} (set by {', '.join(flags)})") if flags else error

@@ -91,6 +91,23 @@ def _arguments(given: Given, draft: Draft, files: Mapping[str, str]) -> None:
     draft.ignore(flag, "the file is empty")
 
 
+_MOST_VALUES = 100000
+
+
+def _is_large(content: dict[str, Any]) -> bool:
+    """A few lines of aliases can stand for more than any memory holds."""
+    waiting: list[Any] = [content]
+    for _ in range(_MOST_VALUES):
+        if not waiting:
+            return False
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += cast("dict[Any, Any]", value).values()
+        elif isinstance(value, list):
+            waiting += cast("list[Any]", value)
+    return True
+
+
 def read_yaml(path: str, files: Mapping[str, str]) -> dict[str, Any]:
     """The mapping that a file holds. Raises ValueError, which says why there is none."""
     if path not in files:
@@ -101,4 +118,6 @@ def read_yaml(path: str, files: Mapping[str, str]) -> dict[str, Any]:
         raise ValueError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds no mapping at its top")
+    if _is_large(cast("dict[str, Any]", content)):
+        raise ValueError(f"{path} holds more than {_MOST_VALUES} values, its aliases written out")
     return cast("dict[str, Any]", content)

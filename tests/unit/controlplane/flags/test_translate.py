@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from controlplane.jobs.flags import parse
 from controlplane.jobs.flags.manifests import shipped
 from controlplane.jobs.flags.report import Outcome
 from controlplane.jobs.flags.resolve import Resolution, resolve
@@ -548,6 +549,24 @@ def test_a_whole_ray_command_gives_the_environment_and_what_a_shell_would_fill_i
     assert found.spec.runtime.python_path == ("/megatron/", "/mine")
     assert any("B is left out" in remark for remark in found.report.remarks)
     assert any("take turns" in remark for remark in found.report.remarks)
+
+
+def test_of_very_many_unknown_flags_the_first_have_suggestions(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(parse, "_nearest", lambda spelled, manifests: asked.append(spelled) or "--lr")
+    errors = run(*(f"--rolout-{number}" for number in range(1000))).errors
+    assert len(errors) == 1000 and len(asked) == 50
+    assert [error.suggestion for error in errors[49:51]] == ["--lr", None]
+
+
+def test_a_file_whose_aliases_multiply_is_refused() -> None:
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    [error] = run("--custom-config-path", "/c.yaml", files={"/c.yaml": "\n".join(lines)}).errors
+    assert "more than 100000 values" in error.message
+    shared = "base: &base {depth: 3}\nown: *base\n"
+    found = spec("--custom-config-path", "/c.yaml", files={"/c.yaml": shared})
+    assert found["plugins"]["arguments"]["own"] == {"depth": 3}
 
 
 _FLAGS = sorted({*TABLE, *list(shipped().megatron.flags)[::9], "--sglang-dp-size", "--nothing"})
