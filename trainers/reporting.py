@@ -69,6 +69,9 @@ class Reporter:
         if self._spool is not None:
             for fact in self._spool.facts():
                 self._remember(fact)
+            begun, acked = self._spool.begun(), self._spool.acked
+            self._seq = begun[-1].seq if begun else 0
+            self._unsent.extend(report for report in begun if report.seq > acked)
             for report in self._spool.left_behind():
                 self._put(report.model_copy(update={"seq": self._next()}))
             self._spool.taken_over()

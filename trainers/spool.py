@@ -36,7 +36,10 @@ class Spool:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._attempt = attempt
-        self._file = (directory / f"attempt-{attempt}.jsonl").open("ab")
+        path = self._path_of(attempt)
+        if path.exists():  # a line that was cut off would run on into the next
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+        self._file = path.open("ab")
 
     def append(self, report: Report, *, durable: bool) -> None:
         """Write one report; ``durable`` waits for the disk. Raises OSError (a full disk, say)."""
@@ -44,6 +47,16 @@ class Spool:
         self._file.flush()
         if durable:
             os.fsync(self._file.fileno())
+
+    def begun(self) -> list[Report]:
+        """What this very attempt reported before: its driver died, and was started again by an API that was killed
+        before it could note that it had started it."""
+        return list(self._reports(self._attempt))
+
+    @property
+    def acked(self) -> int:
+        """Up to where the API is known to have what this attempt reported."""
+        return self._acked(self._attempt)
 
     def ack(self, seq: int) -> None:
         self._ack(self._attempt, seq)
@@ -75,24 +88,27 @@ class Spool:
         return list(found.values())
 
     def _facts(self, attempt: int) -> Iterator[Fact]:
-        path = self._directory / f"attempt-{attempt}.jsonl"
-        if not path.exists():
-            return
-        # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
-        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
-            try:
-                report = _REPORT.validate_json(line)
-            except ValidationError as error:
-                raise StorageFailed(f"line {number} of {path} is no report any more: {line[:100]!r}") from error
+        for report in self._reports(attempt):
             if isinstance(
                 report, StepReport | CheckpointReport | CheckpointDeletedReport | EvaluationReport | EventReport
             ):
                 yield report
 
+    def _reports(self, attempt: int) -> Iterator[Report]:
+        path = self._path_of(attempt)
+        if not path.exists():
+            return
+        # A line that was cut off by the crash has no newline: it was never acknowledged to anyone.
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            try:
+                yield _REPORT.validate_json(line)
+            except ValidationError as error:
+                raise StorageFailed(f"line {number} of {path} is no report any more: {line[:100]!r}") from error
+
     def taken_over(self) -> None:
         """The attempts after this one need not look at those before it."""
         for attempt in range(1, self._attempt):
-            if (self._directory / f"attempt-{attempt}.jsonl").exists():
+            if self._path_of(attempt).exists():
                 self._ack(attempt, _ALL)
 
     def _acked(self, attempt: int) -> int:
@@ -100,6 +116,9 @@ class Spool:
         path = self._acked_path_of(attempt)
         said = path.read_text() if path.exists() else ""
         return int(said) if said.isdecimal() else 0
+
+    def _path_of(self, attempt: int) -> Path:
+        return self._directory / f"attempt-{attempt}.jsonl"
 
     def _acked_path_of(self, attempt: int) -> Path:
         return self._directory / f"attempt-{attempt}.acked"

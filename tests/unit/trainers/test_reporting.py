@@ -162,6 +162,28 @@ async def test_what_a_dead_attempt_could_not_deliver_is_delivered_by_the_next(ap
     assert len(api.stored) == 3
 
 
+async def test_an_attempt_whose_driver_is_started_a_second_time_goes_on_where_the_first_stopped(
+    api: Api, tmp_path: Path
+) -> None:
+    async with reporter(api, tmp_path) as report:
+        report.step(0, 1, {})
+        assert await report.drain(10)
+        api.failing = True
+        report.step(1, 2, {})
+    with (tmp_path / "attempt-1.jsonl").open("ab") as spool:
+        spool.write(b'{"seq":3,"kind":"st')  # killed as it wrote
+    api.failing = False
+    async with reporter(api, tmp_path) as report:
+        report.step(2, 3, {})
+        assert await report.drain(10)
+    assert [(stored.seq, stored.rollout_id) for stored in api.stored if isinstance(stored, StepReport)] == [
+        (1, 0),
+        (2, 1),
+        (3, 2),
+    ]
+    assert [fact.seq for fact in Spool(tmp_path, 2).facts()] == [1, 2, 3]
+
+
 @pytest.mark.parametrize("written", range(4))
 async def test_a_death_while_the_facts_of_the_last_attempt_are_taken_over_loses_and_repeats_none(
     api: Api, tmp_path: Path, written: int
