@@ -4,6 +4,8 @@ import heapq
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from trainers.errors import ConfigInvalid
 from trainers.protocols import MicroBatchPlan
 
@@ -53,35 +55,38 @@ def plan_micro_batches(
 def _micro_batches(
     order: Sequence[int], sizes: Sequence[int], costs: Sequence[float], limit: int, unit: int
 ) -> list[list[int]]:
-    """The fewest even micro-batches, a multiple of ``unit``, of which none is larger than ``limit``."""
+    """Few even micro-batches, a multiple of ``unit``, of which none is larger than ``limit``: with ``unit`` fewer it
+    would not have worked."""
     count = math.ceil(math.ceil(sum(sizes) / limit) / unit) * unit
-    while count < len(order):
-        if (found := _spread(order, sizes, costs, limit, count)) is not None:
-            return found
-        count += unit
-    return [*([i] for i in order), *([] for _ in range(-len(order) % unit))]
+    failed, ahead = count - unit, unit
+    found = _spread(order, sizes, costs, limit, count)
+    while found is None:
+        failed, count, ahead = count, count + ahead, 2 * ahead
+        found = _spread(order, sizes, costs, limit, count)
+    while (between := (count - failed) // unit) > 1:
+        middle = failed + between // 2 * unit
+        if (fewer := _spread(order, sizes, costs, limit, middle)) is None:
+            failed = middle
+        else:
+            count, found = middle, fewer
+    return found
 
 
 def _spread(
     order: Sequence[int], sizes: Sequence[int], costs: Sequence[float], limit: int, count: int
 ) -> list[list[int]] | None:
     """Each sample in turn to the cheapest micro-batch that has room for it; None when there is none."""
-    batches: list[list[int]] = [[] for _ in range(count)]
-    room = [limit] * count
-    heap = [(0.0, number) for number in range(count)]
-    for position, size, cost in zip(order, sizes, costs, strict=True):
-        full: list[tuple[float, int]] = []
-        while heap and room[heap[0][1]] < size:
-            full.append(heapq.heappop(heap))
-        if not heap:
+    batches = [[position] for position in order[:count]] + [[] for _ in range(count - len(order))]
+    room, so_far = np.full(count, limit), np.zeros(count)
+    room[: len(order)] -= np.array(sizes[:count])
+    so_far[: len(order)] += np.array(costs[:count])
+    for position, size, cost in zip(order[count:], sizes[count:], costs[count:], strict=True):
+        number = int(np.where(room >= size, so_far, np.inf).argmin())
+        if room[number] < size:
             return None
-        so_far, number = heap[0]
         batches[number].append(position)
         room[number] -= size
-        heapq.heapreplace(heap, (so_far + cost, number))
-        for each in full:
-            if room[each[1]]:
-                heapq.heappush(heap, each)
+        so_far[number] += cost
     return [sorted(batch) for batch in batches]
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainers import micro_batches
 from trainers.errors import ConfigInvalid
 from trainers.micro_batches import plan_micro_batches
 
@@ -80,6 +81,24 @@ def test_ranks_carry_nearly_the_same_cost_in_nearly_the_fewest_micro_batches(see
         assert max(costs) <= 1.02 * statistics.fmean(costs)
         tokens = sum(lengths[number * 256 : (number + 1) * 256])
         assert len(ranks[0]) <= math.ceil(tokens / 8192 / 4) + 1
+
+
+@pytest.mark.parametrize(("shortest", "fewest"), [(2800, 2048 // 2), (4500, 2048)])
+def test_samples_that_hardly_go_together_are_planned_in_few_attempts(
+    shortest: int, fewest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+
+    def counted(*given: Any) -> Any:
+        attempts.append(given[-1])
+        return spread(*given)
+
+    spread = micro_batches._spread
+    monkeypatch.setattr(micro_batches, "_spread", counted)
+    lengths = [shortest + number % 300 for number in range(2048)]
+    plan = plan_micro_batches(lengths, global_batch_size=2048, data_parallel_size=2, max_tokens=8192)
+    assert len(attempts) < 25  # from the tokens alone it looks as if 700 or 1160 were enough
+    assert sum(len(batches) for batches in plan.steps[0]) == fewest
 
 
 def test_what_remains_after_the_last_full_step_is_a_smaller_step() -> None:
