@@ -40,7 +40,8 @@ class SupervisedProcess:
     @property
     def returncode(self) -> int | None:
         """None while it runs; a signal counts as 128 plus its number."""
-        return None if self._guard is None else self._guard.poll()
+        status = None if self._guard is None else self._guard.poll()
+        return 128 - status if status is not None and status < 0 else status  # of the guard itself, that is
 
     @property
     def pid(self) -> int | None:

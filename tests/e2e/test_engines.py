@@ -21,6 +21,7 @@ from engines.errors import EngineLost, EngineRefused, EngineStartError, Placemen
 from engines.hardware import Hardware
 from engines.placement import reserve
 from engines.protocols import TensorMeta
+from engines.router import Router
 from engines.sglang.actor import EngineLaunch, SGLangEngine
 from engines.sglang.weights import SGLangReceiver
 from engines.types import FinishReason, Sample
@@ -290,6 +291,23 @@ async def test_an_option_that_sglang_lacks_fails_the_start_with_the_nearest_name
     engine = SGLangEngine(EngineLaunch(0, str(tiny_model), config, hardware, 1, tmp_path), host="127.0.0.1")
     with pytest.raises(EngineStartError, match=r"sglang\.max_total_token is no option.*did you mean max_total_tokens"):
         await engine.start()
+
+
+async def test_a_router_that_is_killed_is_noticed(tmp_path: Path) -> None:
+    router = Router(host="127.0.0.1", log_dir=tmp_path, request_timeout_s=5.0)
+    await router.start()
+    try:
+        router.check()
+        assert router._process is not None
+        [process] = psutil.Process(router._process.pid).children()
+        process.kill()
+        with pytest.raises(EngineLost, match=r"the router ended with status 137; last lines of \S+/router-\d+\.log"):
+            async with asyncio.timeout(20):
+                while True:
+                    router.check()
+                    await asyncio.sleep(0.02)
+    finally:
+        await router.close()
 
 
 async def test_sigkill_of_the_engines_actor_leaves_no_process_and_is_noticed(running: RunningFleet) -> None:

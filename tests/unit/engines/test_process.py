@@ -93,6 +93,7 @@ def test_sigkill_of_the_guard_ends_the_command(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     _wait_until(lambda: not _alive(pid), "the command to end")
     _wait_until(lambda: process.returncode is not None, "the guard to be reaped")
+    assert process.returncode == 128 + signal.SIGKILL
 
 
 def test_the_status_and_the_last_lines_of_a_command_that_fails_are_kept(tmp_path: Path) -> None:
