@@ -49,7 +49,7 @@ def follow(
             away_since = None
             for line in _lines(job, steps, events, evaluations, width=console.width):
                 live.console.print(line)
-            live.update(_status(job, seen.rewards, time.monotonic()))
+            live.update(_status(job, seen.rewards, time.monotonic(), width=console.width))
             if job.ended or until(job):
                 return job
             time.sleep(_POLL_S)
@@ -165,15 +165,15 @@ def _cell(fill: float) -> str:
     return _BARS[min(len(_BARS) - 1, int(fill * len(_BARS)))] if fill < 1 else "█"
 
 
-def _status(job: Job, rewards: Sequence[float], now: float) -> Table:
+def _status(job: Job, rewards: Sequence[float], now: float, *, width: int) -> Table:
     table = Table.grid(padding=(0, 2))
     spinner = "" if job.ended else "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"[int(now * 8) % 10]
     state = Text(f"{spinner} {job.state}", style=_STYLE.get(job.state, ""))
     table.add_row(
         state,
         Text(rollouts_done(job)),
-        Text(sparkline(rewards), style="green"),
-        Text(f"{job.phase or ''}{': ' if job.waiting_for else ''}{escape(job.waiting_for or '')}", style="dim"),
+        Text(sparkline(rewards, min(48, max(8, (width - 30) // 3))), style="green"),
+        Text(f"{job.phase or ''}{': ' if job.waiting_for else ''}{job.waiting_for or ''}", style="dim"),
     )
     return table
 

@@ -56,7 +56,11 @@ def jobs(
         if as_json:
             out.print_json(json.dumps([job.model_dump(mode="json") for job in found]))
             return
-        table = Table("job", "name", "state", "rollouts", "doing", box=None, header_style="bold")
+        table = Table(box=None, header_style="bold")
+        for name in ("job", "name", "state", "rollouts", "doing"):
+            table.add_column(
+                name, no_wrap=name not in ("name", "doing"), overflow="fold"
+            )  # an id is of use whole alone
         for job in found:
             doing = str(job.end_reason or "") if job.finished_at else f"{job.phase or ''} {job.waiting_for or ''}"
             table.add_row(job.id, escape(job.name or ""), job.state, rollouts_done(job), escape(doing.strip()))
@@ -84,7 +88,7 @@ def show(job_id: JobId, as_json: AsJson = False) -> None:
         }
         for name, value in facts.items():
             if value is not None and value != "":
-                out.print(f"[bold]{name:>10}[/]  {escape(str(value))}")
+                out.print(f"[bold]{name:>10}[/]  {escape(str(value))}", soft_wrap=True)
         rewards = [value for step in rollway.steps(job_id) if (value := step.value("reward")) is not None]
         if rewards:
             out.print(f"[bold]{'reward':>10}[/]  [green]{sparkline(rewards)}[/] {rewards[0]:.3f} → {rewards[-1]:.3f}")
@@ -169,7 +173,11 @@ def chat(
 
 
 def _follow(rollway: "Rollway", job_id: str) -> None:
-    job = follow(rollway, job_id, out)
+    try:
+        job = follow(rollway, job_id, out)
+    except KeyboardInterrupt:
+        out.print(f"the job goes on: rollway follow {job_id}", soft_wrap=True)
+        raise
     out.print(ending(job))
     if not job.succeeded:
         raise typer.Exit(1)

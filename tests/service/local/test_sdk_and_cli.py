@@ -1,5 +1,6 @@
 """SDK and command line against an API that is scripted, over real HTTP: refusals, outages, endings."""
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from controlplane.cli import follow
 from controlplane.cli.main import app
-from controlplane.sdk import ApiError, JobWaitTimeout, NotReachable, Rollway
+from controlplane.sdk import ApiError, Job, JobWaitTimeout, NotReachable, Rollway
 
 AT = "2026-01-01T00:00:00Z"
 
@@ -149,6 +152,24 @@ def test_following_ends_with_the_job_and_its_exit_code(api: ScriptedApi, state: 
     assert result.exit_code == code, result.output
     assert "reward 0.250" in result.output
     assert f"j1 {state} (finished): the detail" in result.output
+
+
+def test_a_narrow_terminal_shows_ids_and_addresses_whole(api: ScriptedApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    job_id, address = f"job_{'x' * 20}", f"http://127.0.0.1:23130/v1/jobs/job_{'x' * 20}/openai/v1"
+    long = job("running", phase="generating", waiting_for="256 samples from 8 engines [eval math] at version 12")
+    long |= {"id": job_id, "name": "a rather long name of a job, with more words in it", "openai_base_url": address}
+    api.answers["GET /v1/jobs"] = [(200, {"items": [long], "next": None})]
+    api.answers[f"GET /v1/jobs/{job_id}"] = [(200, long)]
+    api.answers[f"GET /v1/jobs/{job_id}/metrics"] = [(200, {"items": [], "next": -1})]
+    assert job_id in CliRunner().invoke(app, ["jobs"]).output
+    assert address in CliRunner().invoke(app, ["show", job_id]).output
+    terminal = Console(width=80, file=io.StringIO())
+    with terminal.capture() as shown:
+        terminal.print(follow._status(Job.model_validate(long), [step / 100 for step in range(100)], 0.0, width=80))
+    said = shown.get()
+    assert "█" in said and "…" not in said, "the newest rewards are there"
+    assert "[eval math]" in " ".join(said.split()) and "\\" not in said
 
 
 def test_a_wrong_key_and_an_unknown_job_are_one_line(api: ScriptedApi) -> None:
