@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 from engines.config import SamplingConfig
+from trainers.rollout.rewards.dapo import dapo
 from trainers.slime_compat.args import SlimeArgs
 from trainers.slime_compat.http import get, post
 from trainers.slime_compat.sample import SlimeSample
@@ -89,6 +90,14 @@ def get_model_url(args: Any, model_name: str, endpoint: str = "/generate") -> st
     return f"http://{args.sglang_router_ip}:{args.sglang_router_port}{endpoint}"
 
 
+def compute_score(
+    solution_str: str, ground_truth: Any, strict_box_verify: bool = False, pause_tokens_index: Any = None
+) -> dict[str, Any]:
+    """The shipped rule ``dapo``, which slime's tool examples score with."""
+    del pause_tokens_index  # which neither reads
+    return dapo(solution_str, ground_truth, strict_box=strict_box_verify)
+
+
 _PROVIDED: dict[str, dict[str, Any]] = {
     "slime": {},
     "slime.utils": {},
@@ -102,6 +111,8 @@ _PROVIDED: dict[str, dict[str, Any]] = {
         "RolloutFnTrainOutput": RolloutFnTrainOutput,
         "RolloutFnEvalOutput": RolloutFnEvalOutput,
     },
+    "slime.rollout.rm_hub": {},
+    "slime.rollout.rm_hub.math_dapo_utils": {"compute_score": compute_score},
     "slime.rollout.filter_hub": {},
     "slime.rollout.filter_hub.base_types": {"DynamicFilterOutput": DynamicFilterOutput},
 }

@@ -5,6 +5,7 @@ from typing import Any
 
 from slime.rollout.base_types import RolloutFnEvalOutput, RolloutFnTrainOutput
 from slime.rollout.filter_hub.base_types import DynamicFilterOutput
+from slime.rollout.rm_hub.math_dapo_utils import compute_score
 from slime.rollout.sglang_rollout import GenerateState
 from slime.utils.async_utils import run
 from slime.utils.http_utils import post
@@ -168,6 +169,11 @@ async def waits(args: Any, sample: Sample, sampling_params: dict[str, Any]) -> S
 
 async def rm(args: Any, sample: Sample) -> float:
     return args.bonus + len(sample.response)
+
+
+async def boxed_rm(args: Any, sample: Sample) -> dict[str, Any]:
+    """As slime's tool examples score."""
+    return compute_score(sample.response, sample.label, strict_box_verify=True)
 
 
 async def group_rm(args: Any, group: list[Sample]) -> list[float]:

@@ -354,6 +354,9 @@ async def test_rewards_and_filters_see_slimes_samples() -> None:
     sample = sampled()
     sample.response, sample.response_length, sample.loss_mask = "abc", 3, [1, 1, 1]
     assert await plugins.reward_function(f"{SLIME}:rm", by_group=False, field="f")(sample) == 3.5
+    boxed = replace(sample, response="so \\boxed{7}", label="7")
+    scored = await plugins.reward_function(f"{SLIME}:boxed_rm", by_group=False, field="f")(boxed)
+    assert scored == {"score": 1.0, "acc": 1.0, "pred": "7"}
     assert await plugins.reward_function(f"{SLIME}:group_rm", by_group=True, field="f")([sample]) == [3.0]
     assert plugins.reward_function(f"{USERS}:reward", by_group=False, field="f")(sample) == 3.0
     groups = [[sampled(0), sample]]
