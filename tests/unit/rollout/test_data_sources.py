@@ -209,7 +209,12 @@ def test_tools_and_template_arguments_reach_the_chat_template(tmp_path: Path) ->
             DataConfig.model_validate({"prompt_data": "x.jsonl", **field})
 
 
-def test_tools_that_are_kept_as_text_are_read(tmp_path: Path) -> None:
+def test_tools_and_metadata_that_are_kept_as_text_are_read(tmp_path: Path) -> None:
+    noted = lines(tmp_path / "noted.jsonl", [{"input": "u", "label": "1", "metadata": '{"n": [1]}'}])
+    assert opened(str(noted)).next_groups(1, 1)[0][0].metadata == {"n": [1]}
+    for text, says in (("n", "'metadata' .* is text, and not JSON"), ("[1]", "is a JSON array, not an object")):
+        with pytest.raises(DataInvalid, match=says):
+            opened(str(lines(tmp_path / "noted.jsonl", [{"input": "u", "label": "1", "metadata": text}])))
     as_text = lines(tmp_path / "rows.jsonl", [{"input": "u", "label": "1", "t": '[{"name": "add"}]'}])
     [[sample]] = opened(str(as_text), apply_chat_template=True, tool_key="t").next_groups(1, 1)
     assert sample.metadata == {"tools": [{"name": "add"}]}

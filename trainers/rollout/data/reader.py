@@ -75,7 +75,7 @@ class RowReader:
 
     def _metadata(self, content: dict[str, Any]) -> dict[str, Any]:
         key, name = self._set.metadata_key or "", self._set.name
-        metadata = content.get(key)
+        metadata = _parsed(content.get(key), f"{key!r} (data.metadata_key)")
         if metadata is None:
             metadata = {}
         if not isinstance(metadata, dict):
@@ -88,12 +88,7 @@ class RowReader:
 
     def _tools(self, content: dict[str, Any]) -> list[Any] | None:
         key = self._set.tool_key
-        tools = None if key is None else content.get(key)
-        if isinstance(tools, str):  # as tables keep them, whose columns have one type
-            try:
-                tools = json.loads(tools)
-            except ValueError as error:
-                raise ValueError(f"{key!r} (data.tool_key) is text, and not JSON: {error}") from error
+        tools = None if key is None else _parsed(content.get(key), f"{key!r} (data.tool_key)")
         if tools is not None and not isinstance(tools, list):
             raise ValueError(f"{key!r} (data.tool_key) is a JSON {json_name(tools)}, expected an array")
         return tools
@@ -167,6 +162,16 @@ class PromptTokens:
         if not tokens:
             raise DataInvalid(f"{row.where()}: the prompt has no tokens")
         return list(tokens)
+
+
+def _parsed(value: Any, key: str) -> Any:
+    """Tables, whose columns have one type, keep what differs from row to row as text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{key} is text, and not JSON: {error}") from None
 
 
 def _only_text(content: Any, key: str) -> None:
