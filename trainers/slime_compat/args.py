@@ -105,12 +105,6 @@ _ABSENT = {"use_wandb": False, "use_tensorboard": False, "colocate": False, "ci_
 """What no job does, unless ``plugins.arguments`` say it to the user's functions."""
 _RULES: dict[str, str | None] = {"remote": "remote_rm", "custom": None, "from_metadata": None}
 """slime's names of rules where they are others."""
-
-
-def _kl(config: RunConfig, field: str, default: Any) -> Any:
-    return getattr(getattr(config.algorithm, "kl", None), field, default)
-
-
 _EVAL: dict[str, str] = {
     "eval_temperature": "temperature",
     "eval_top_p": "top_p",
@@ -191,6 +185,10 @@ def _eval_args(config: RunConfig) -> dict[str, Any]:
     sets = evaluation.sets if evaluation is not None else ()
     found["eval_prompt_data"] = [part for each in sets for part in (each.name, each.prompt_data)] or None
     return found
+
+
+def _kl(config: RunConfig, field: str, default: Any) -> Any:
+    return getattr(getattr(config.algorithm, "kl", None), field, default)
 
 
 def _unknown(name: str) -> str:
