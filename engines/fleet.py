@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -25,7 +25,7 @@ STOP_TIMEOUT_S = 45.0
 WATCH_INTERVAL_S = 2.0
 """How long a dead server can go unnoticed."""
 ANSWER_TIMEOUT_S = 60.0
-"""For an engine actor to say that its server lives; an answer costs it nothing."""
+"""For an engine or its actor to answer what costs it nothing."""
 START_MARGIN_S = 60.0
 """For Ray to bring up the actor, beside the engine's own start."""
 
@@ -109,12 +109,20 @@ class Fleet:
             raise RuntimeError("the fleet is not started")
         return receivers
 
+    async def name_weights(self, version: int) -> None:
+        """The weights that the engines began with are ``version``: for a run that publishes none."""
+        await asyncio.gather(
+            *(_answered(each.commit(version), f"{each.name} did not name its weights") for each in self.receivers())
+        )
+
     async def admit(self, version: int) -> None:
         """The admission gate: an engine joins the router only once it reports ``version``. Engines that are in
         already stay. Raises EngineLost, naming an engine that reports something else; none is admitted then."""
         router = self._running_router()
         receivers = self.receivers()
-        reported = await asyncio.gather(*(_version(receiver) for receiver in receivers))
+        reported = await asyncio.gather(
+            *(_answered(each.weight_version(), f"{each.name} did not report its weight version") for each in receivers)
+        )
         for receiver, seen in zip(receivers, reported, strict=True):
             if seen != version:
                 raise EngineLost(f"{receiver.name} reports weight version {seen}, not {version}: it may not serve")
@@ -217,14 +225,12 @@ async def _result(ref: Any) -> Any:
         raise
 
 
-async def _version(receiver: SGLangReceiver) -> int | None:
+async def _answered[T](call: Awaitable[T], complaint: str) -> T:
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            return await receiver.weight_version()
+            return await call
     except TimeoutError:
-        raise WaitTimeout(
-            f"{receiver.name} did not report its weight version within {ANSWER_TIMEOUT_S:.0f} s"
-        ) from None
+        raise WaitTimeout(f"{complaint} within {ANSWER_TIMEOUT_S:.0f} s") from None
 
 
 async def _stop(engine: _Engine) -> None:

@@ -1,4 +1,4 @@
-"""The algorithm, top to bottom: generate, train, save, publish, evaluate, report; then export, and serve while asked
+"""The algorithm, top to bottom: generate, train, save, publish, report, evaluate; then export, and serve while asked
 to."""
 
 import asyncio
@@ -105,7 +105,7 @@ async def catch_up(run: Run, training: Training) -> None:
 async def generate_only(run: Run) -> None:
     """The generating half by itself, with the weights that the engines began with."""
     if run.engines is not None:
-        await asyncio.gather(*(receiver.commit(0) for receiver in run.engines.fleet.receivers()))
+        await run.engines.fleet.name_weights(0)
     await open_to_requests(run, 0)
     await evaluate(run, 0)  # once: the weights stay the same
     for rollout_id in range(run.config.num_rollouts):

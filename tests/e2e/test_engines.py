@@ -222,7 +222,7 @@ async def test_a_rollout_stops_what_it_does_not_need_and_the_next_one_goes_on_wi
     assert [[sample.response_length for sample in group] for group in first.groups] == [[4] * 3, [4] * 3]
     assert first.metrics["num_groups_given_back"] == data.num_waiting == 4
     assert 0 < first.metrics["num_tokens_carried_over"] < 12 * 160
-    await receiver.commit(61)  # the same weights under another name: one model has all log-probabilities
+    await running.fleet.name_weights(61)  # the same weights under another name: one model has all log-probabilities
     second = await generate_rollout(rollout(61, 2), 1)
     assert second.metrics["num_groups_resumed"] == 2
     for sample in (sample for group in second.groups for sample in group):
