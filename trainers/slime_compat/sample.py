@@ -169,7 +169,7 @@ def from_slime(
         return RolloutFailed(f"{name}, sample {original.index}: {what}")
 
     try:
-        tokens, count = [operator.index(each) for each in made.tokens], operator.index(made.response_length)
+        tokens, count = list(map(operator.index, made.tokens)), operator.index(made.response_length)
         status = SampleStatus(getattr(made.status, "value", made.status))
     except (TypeError, ValueError) as error:
         raise wrong(
@@ -197,19 +197,19 @@ def from_slime(
     if len(log_probs) != count:
         raise wrong(f"rollout_log_probs has {len(log_probs)} entries for response_length {count}")
     try:
-        log_probs = [float(value) for value in log_probs]
+        log_probs = list(map(float, log_probs))
     except (TypeError, ValueError) as error:
         raise wrong(f"rollout_log_probs: {error}") from None
     if status is SampleStatus.PENDING and count:
         status = SampleStatus.COMPLETED
     return dataclasses.replace(
         original,
-        tokens=list(tokens),
+        tokens=tokens,
         response=made.response or "",
         response_length=count,
         label=made.label,
         reward=number_of(made.reward, name=name, index=original.index, reward_key=reward_key),
-        loss_mask=[int(bit) for bit in mask],
+        loss_mask=list(map(int, mask)),
         rollout_log_probs=log_probs,
         weight_versions=_versions(getattr(made, "weight_versions", ()), count, original, weight_version),
         status=status,
@@ -240,7 +240,7 @@ def number_of(reward: Any, *, name: str, index: int, reward_key: str | None = No
 
 def _versions(found: Sequence[Any], count: int, original: Sample, weight_version: int) -> list[int]:
     """One per token: what was there before keeps its own, what is new has the version that is served."""
-    if len(found) == count and all(isinstance(each, int) for each in found):
+    if len(found) == count and {int}.issuperset(map(type, found)):
         return list(found)
     kept = original.weight_versions[:count]
     return [*kept, *([weight_version] * (count - len(kept)))]
