@@ -45,6 +45,9 @@ class Settings:
         port = os.environ.get("ROLLWAY_PORT") or "0"
         if not port.isdecimal() or int(port) > 65535:
             raise ValueError(f"ROLLWAY_PORT must be a port, from 1 to 65535, not {port!r}")
+        for name in ("ROLLWAY_PUBLIC_URL", "ROLLWAY_REPORT_URL"):  # no driver would ever be heard
+            if (url := os.environ.get(name)) and re.match(r"https?://[^/]", url) is None:
+                raise ValueError(f"{name} must be a URL that begins with http:// or https://, not {url!r}")
         home = path("ROLLWAY_HOME") or Path.home() / ".rollway"
         return cls(
             home=home,

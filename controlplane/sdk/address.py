@@ -24,6 +24,8 @@ def find_address(url: str | None = None, api_key: str | None = None) -> Address:
         raise NotReachable(str(error)) from error
     url = url or os.environ.get("ROLLWAY_URL") or _url_of_home(settings)
     api_key = api_key or os.environ.get("ROLLWAY_API_KEY") or _key_of_home(settings)
+    if not url.startswith(("http://", "https://")):
+        raise NotReachable(f"the API's URL must begin with http:// or https://, not {url!r}: see ROLLWAY_URL")
     if not (api_key.isascii() and api_key.isprintable()):
         raise NotReachable("the API key holds characters that no header can carry: see ROLLWAY_API_KEY")
     return Address(url.rstrip("/"), api_key)

@@ -84,6 +84,8 @@ def test_the_process_gets_the_settings_and_no_others(monkeypatch: pytest.MonkeyP
         ("ROLLWAY_PORT", "-1"),
         ("ROLLWAY_RAY_ADDRESS", "head"),
         ("ROLLWAY_RAY_ADDRESS", "ray://head:10001"),
+        ("ROLLWAY_PUBLIC_URL", "me:8000"),
+        ("ROLLWAY_REPORT_URL", "http://"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_by_its_name(
@@ -94,6 +96,11 @@ def test_a_setting_that_cannot_be_is_refused_by_its_name(
         Settings.from_environment()
     with pytest.raises(NotReachable, match=name):
         find_address()
+
+
+def test_an_address_without_a_scheme_is_refused() -> None:
+    with pytest.raises(NotReachable, match="ROLLWAY_URL"):
+        find_address("127.0.0.1:8000", "key")
 
 
 @pytest.mark.parametrize("key", ["schl\u00fcssel", "two\nlines"])
