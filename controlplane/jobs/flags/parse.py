@@ -15,6 +15,18 @@ SGLANG = "--sglang-"
 _NEGATIVE_NUMBER = re.compile(r"^-(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?$")
 _MOST_SUGGESTIONS = 50
 """Each is looked for among all flags, which takes some milliseconds."""
+_ELSEWHERE = {
+    "--learning-rate": "--lr",
+    "--model-name-or-path": "--hf-checkpoint",
+    "--model-path": "--hf-checkpoint",
+    "--output-dir": "--save",
+    "--num-train-epochs": "--num-epoch",
+    "--max-new-tokens": "--rollout-max-response-len",
+    "--max-tokens": "--rollout-max-response-len",
+    "--temperature": "--rollout-temperature",
+    "--beta": "--kl-loss-coef",
+}
+"""What other trainers call it, where the spelling would lead astray."""
 _SHELL = re.compile(r"\$(\w+|\{[^}]*\}|\(.*\))")
 
 
@@ -68,7 +80,7 @@ def _use(spelled: str, texts: tuple[str, ...], manifests: Manifests, *, suggests
             texts
         )
     suggestion = _nearest(spelled, manifests) if suggests else None
-    hint = f"did you mean {suggestion}?" if suggestion else "neither slime, Megatron nor SGLang has it"
+    hint = f"did you mean {suggestion}?" if suggestion else "docs/slime-flags.md and Megatron's and SGLang's --help have all"
     shell = _first(texts)
     return Use(
         spelled, spelled, texts, problem=f"there is no such flag; {hint}{shell and '; '}{shell}", suggestion=suggestion
@@ -139,6 +151,8 @@ def _nearest(spelled: str, manifests: Manifests) -> str | None:
     own = [flag for flag in TABLE if flag.startswith(SGLANG)]
     candidates = [*own, *sglang] if spelled.startswith(SGLANG) else [*TABLE, *manifests.megatron.flags, *sglang]
     dashed = spelled.replace("_", "-")
+    if dashed in _ELSEWHERE:
+        return _ELSEWHERE[dashed]
     longer = [flag for flag in candidates if flag.startswith(dashed)]
     if dashed in candidates or len(longer) == 1:
         return dashed if dashed in candidates else longer[0]

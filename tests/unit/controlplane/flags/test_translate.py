@@ -88,6 +88,7 @@ def test_of_a_flag_given_twice_the_last_holds_and_a_notice_says_so() -> None:
         ("--sglang-mem-fraction", "--sglang-mem-fraction-static"),
         ("--router-polcy", "--router-policy"),
         ("--qkv-fromat", "--qkv-format"),
+        ("--learning_rate", "--lr"),
         ("--xyzzy", None),
     ],
 )
