@@ -80,7 +80,7 @@ def _use(spelled: str, texts: tuple[str, ...], manifests: Manifests, *, suggests
             texts
         )
     suggestion = _nearest(spelled, manifests) if suggests else None
-    hint = f"did you mean {suggestion}?" if suggestion else "docs/slime-flags.md lists slime's, Megatron's and SGLang's"
+    hint = f"did you mean {suggestion}?" if suggestion else "docs/slime-flags.md says which there are"
     shell = _first(texts)
     return Use(
         spelled, spelled, texts, problem=f"there is no such flag; {hint}{shell and '; '}{shell}", suggestion=suggestion
