@@ -18,7 +18,7 @@ class BodyLimit:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or "/openai/v1/" in scope["path"]:
+        if scope["type"] != "http" or scope["method"] == "GET" or "/openai/v1/" in scope["path"]:
             await self._app(scope, receive, send)
             return
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"")
