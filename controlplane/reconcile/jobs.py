@@ -89,7 +89,9 @@ class JobReconciler:
         name = driver_name(job_id, facts.attempt)
         if facts.state is JobState.STOPPING:
             return Released(await self._cluster.release(name))
-        if facts.state is JobState.QUEUED or (facts.driver_started_at is None and facts.wanted is Wanted.CANCEL):
+        if facts.state not in (JobState.STARTING, JobState.RUNNING):
+            return None
+        if facts.driver_started_at is None and facts.wanted is Wanted.CANCEL:  # whatever the cluster would say
             return None
         return await self._cluster.observe(name)
 
