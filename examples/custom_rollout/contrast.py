@@ -23,7 +23,8 @@ async def rollout(context: RolloutContext, rollout_id: int) -> RolloutOutput:
     missing = wanted - len(kept)
     metrics = {"contrasting_groups": float(len(kept)), "plain_groups": float(len(plain))}
     rewards = [sample.reward for group in kept + plain for sample in group if sample.reward is not None]
-    metrics["reward"] = sum(rewards) / len(rewards)
+    if rewards:
+        metrics["reward"] = sum(rewards) / len(rewards)
     return RolloutOutput(kept + plain[:missing], metrics)
 
 
