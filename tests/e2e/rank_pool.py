@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 from trainers.config import RunConfig
@@ -16,14 +16,11 @@ from trainers.protocols import StepStats, TrainBatch
 
 @dataclass(frozen=True)
 class Task:
-    """What all ranks of one world do: begin, then save, train, or ask for log-probabilities."""
+    """What all ranks of one world do: begin, then train, or ask for log-probabilities."""
 
     config: RunConfig
     batches: Sequence[TrainBatch]
     begin: Checkpoint | None = None
-    save_after: int | None = None
-    """Save after this many batches; under ``checkpoint.async_save`` the last of them settles it."""
-    save_to: Path | None = None
     log_probs: bool = False
     export_to: Path | None = None
 
@@ -49,17 +46,10 @@ def _perform(task: Task, rank: int, world_size: int, init_method: str | None) ->
     )
     outcome = Outcome()
     try:
-        for number, batch in enumerate(task.batches):
+        for batch in task.batches:
             if task.log_probs:
                 outcome.log_probs.append([values.numpy() for values in trainer.log_probs(batch)])
             outcome.stats.append(trainer.step(batch))
-            if number + 1 == task.save_after:
-                assert task.save_to is not None
-                trainer.save(batch.rollout_id, task.save_to, {})
-        deadline = monotonic() + 60
-        while not trainer.save_settled():
-            assert monotonic() < deadline, "the checkpoint is still being written"
-            sleep(0.005)
         if task.export_to is not None:
             trainer.export_hf(task.export_to)
     finally:

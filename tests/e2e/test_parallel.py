@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,7 +19,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3Moe
 from tests.e2e.rank_pool import Outcome, RankPool, Task
 from trainers.config import RunConfig
 from trainers.errors import StorageFailed
-from trainers.megatron.start import Checkpoint
+from trainers.megatron.start import Checkpoint, resolve_start
 from trainers.micro_batches import plan_micro_batches
 from trainers.protocols import TrainBatch, TrainSample
 
@@ -58,6 +59,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "EP2": (2, {EP: 2}),
     "TP2 EP2": (4, {TP: 2, EP: 2, "expert_tensor_parallel_size": 1, "sequence_parallel": True}),
     "PP2 EP2": (4, {PP: 2, EP: 2}),
+    "TP2 ETP2": (2, {TP: 2, "expert_tensor_parallel_size": 2, "sequence_parallel": True}),
     "TP2 CP2 SP": (4, {TP: 2, CP: 2, "sequence_parallel": True}),
 }
 
@@ -147,7 +149,8 @@ def of_one(pool: RankPool, models: dict[str, Path]) -> dict[str, Outcome]:
 def test_losses_and_gradient_norms_are_those_of_one_process(
     layout: str, pool: RankPool, models: dict[str, Path], of_one: dict[str, Outcome]
 ) -> None:
-    name = "qwen3-moe" if "EP2" in layout else "qwen3-tied" if "PP2" in layout else "qwen3"
+    experts = "EP2" in layout or "ETP2" in layout
+    name = "qwen3-moe" if experts else "qwen3-tied" if "PP2" in layout else "qwen3"
     expected = of_one[name]
     for outcome in train(pool, models[name], layout):
         for found, wanted in zip(outcome.stats, expected.stats, strict=True):
@@ -232,32 +235,75 @@ def test_more_ranks_than_samples_train_like_one(dynamic: bool, pool: RankPool, m
         assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
+UNFINISHED: list[Any] = []
+
+
+@dataclasses.dataclass(frozen=True)
+class Unfinished:
+    """Two rollouts, the second of which has half a checkpoint (under ``checkpoint.async_save``) or none. The
+    process stays as it is, to be killed."""
+
+    config: RunConfig
+    directory: Path
+
+    def __call__(self, rank: int, world_size: int, init_method: str | None) -> None:
+        from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
+
+        from trainers.megatron.rank import Rank
+
+        where = {"rank": rank, "world_size": world_size, "init_method": init_method}
+        trainer = Rank(self.config, run_id="test", device="cpu", begin=None, **where)
+        UNFINISHED.append(trainer)
+        trainer.step(make_batch(self.config, 0))
+        trainer.save(0, self.directory, {})
+        trainer.step(make_batch(self.config, 1))  # while it is written
+        while not trainer.save_settled():
+            time.sleep(0.005)
+        if self.config.checkpoint.async_save:
+            for_ever = threading.Event()
+            mock.patch.object(FileSystemWriterAsync, "write_preloaded_data", lambda *_, **__: for_ever.wait()).start()
+            trainer.save(1, self.directory, {})
+
+
 RESUMED = {
     "DP2": ["TP2 SP", "PP2 virtual", "one"],
     "PP2 CP2": ["DP2"],
     "DP2 plain optimizer": [],
+    "EP2": ["one"],
 }
 FEW = {"num_rollouts": 8, "rollout_batch_size": 3, "n_samples_per_prompt": 2, "sampling": {"temperature": 0.8}}
 
 
 @pytest.mark.parametrize("layout", list(RESUMED))
-def test_a_resumed_run_goes_on_exactly_in_its_layout_and_closely_in_another(
+def test_a_run_that_is_killed_goes_on_exactly_in_its_layout_and_closely_in_another(
     layout: str, pool: RankPool, models: dict[str, Path], tmp_path: Path
 ) -> None:
     def batches(config: RunConfig, rollouts: range) -> list[TrainBatch]:
         return [make_batch(config, rollout_id) for rollout_id in rollouts]
 
-    # Written while the next rollouts are trained on.
-    config = run_config(models["qwen3-tied"], layout, rollout=FEW, checkpoint={"async_save": layout != "DP2"})
-    whole = pool.run(Task(config, batches(config, range(6)), save_after=1, save_to=tmp_path))[0].stats
-    begin = Checkpoint(tmp_path, 0)
+    model = models["qwen3-moe" if "EP2" in layout else "qwen3-tied"]
+    config = run_config(model, layout, rollout=FEW, checkpoint={"async_save": layout != "DP2"})
+    with RankPool(config.resources.train_world_size) as victims:
+        victims.run(Unfinished(config, tmp_path))
+    assert (tmp_path / ".saving-1").exists() is config.checkpoint.async_save
+    begin = resolve_start(tmp_path, config.checkpoint, run_id="test")
+    assert begin == Checkpoint(tmp_path, 0)
+    whole = pool.run(Task(config, batches(config, range(6))))[0].stats
     assert pool.run(Task(config, batches(config, range(1, 6)), begin))[0].stats == whole[1:]
     for other in RESUMED[layout]:
-        config = run_config(models["qwen3-tied"], other, rollout=FEW)
+        config = run_config(model, other, rollout=FEW)
         found = pool.run(Task(config, batches(config, range(1, 6)), begin))[0].stats
         for mine, theirs in zip(found, whole[1:], strict=True):
             assert mine.losses == pytest.approx(theirs.losses, rel=1e-5, abs=1e-5)
             assert mine.metrics["lr"] == theirs.metrics["lr"]
+
+
+def test_a_layout_that_the_torch_format_does_not_fit_is_told_so(models: dict[str, Path], tmp_path: Path) -> None:
+    with RankPool(1) as pool:
+        pool.run(Unfinished(run_config(models["qwen3"], "one", checkpoint={"format": "torch"}), tmp_path))
+    said = r"cannot be loaded: \w.*; what was saved in the torch format can only be loaded with the tensor-, pipeline-"
+    with RankPool(2) as pool, pytest.raises(AssertionError, match=said):
+        pool.run(Task(run_config(models["qwen3"], "TP2"), [], Checkpoint(tmp_path, 0)))
 
 
 @dataclasses.dataclass(frozen=True)

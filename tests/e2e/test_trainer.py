@@ -655,6 +655,7 @@ class TestArguments:
             ({"expert_model_parallel_size": 2}, {"moe_token_dispatcher_type": "allgather"}, "use 'alltoall'"),
             ({"expert_tensor_parallel_size": 2}, {"moe_token_dispatcher_type": "allgather"}, "use 'alltoall'"),
             ({"expert_tensor_parallel_size": 2, "pipeline_model_parallel_size": 2}, {}, "in a pipeline: set it to 1"),
+            ({"expert_tensor_parallel_size": 2}, {}, "split over tensor-parallel ranks alone"),
         ],
     )
     def test_a_dispatcher_that_would_fail_in_a_collective_is_refused(

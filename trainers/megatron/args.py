@@ -52,6 +52,8 @@ def megatron_arguments(
     options = _defaults(config, model, device) | given.options | system
     args = parse_options(options, rank=rank, world_size=world_size, device=device, provider=provider)
     _check_optimizer(config, args)
+    if model.experts is not None:
+        _check_dispatcher(args, device)
     notices = given.notices
     if config.trainer.sequence_parallel and config.trainer.tensor_model_parallel_size == 1:
         notices = [*notices, "trainer.sequence_parallel has no effect: trainer.tensor_model_parallel_size is 1"]
@@ -162,7 +164,19 @@ def _defaults(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str
             "distributed_timeout_minutes": max(1, int(config.trainer.step_timeout_s / 60)),
         }
         | architecture_defaults(model)
+        | _dispatcher(config, model, device)
     )
+
+
+def _dispatcher(config: RunConfig, model: HFModel, device: DeviceType) -> dict[str, Any]:
+    """gloo cannot send experts that are themselves split what ``alltoall`` does."""
+    trainer = config.trainer
+    tensor, across = trainer.tensor_model_parallel_size, trainer.expert_tensor_parallel_size
+    split = (tensor if across is None else across) > 1
+    spread = trainer.expert_model_parallel_size > 1 or trainer.pipeline_model_parallel_size > 1
+    if device == "cuda" or model.experts is None or not split or spread or tensor % (across or tensor):
+        return {}
+    return {"moe_token_dispatcher_type": "allgather"}
 
 
 def _virtual_stages(config: RunConfig) -> int | None:
@@ -212,6 +226,27 @@ def _check_optimizer(config: RunConfig, args: argparse.Namespace) -> None:
         raise ConfigInvalid(
             f"trainer.megatron.optimizer = {args.optimizer!r}: the distributed optimizer shards Adam's state alone; "
             "set trainer.megatron.use_distributed_optimizer to false too"
+        )
+
+
+def _check_dispatcher(args: argparse.Namespace, device: DeviceType) -> None:
+    """What otherwise ends in the middle of a collective, of which one rank sends more than another waits for."""
+    tensor, across, experts = (
+        args.tensor_model_parallel_size,
+        args.expert_tensor_parallel_size,
+        args.expert_model_parallel_size,
+    )
+    kind = args.moe_token_dispatcher_type
+    if kind == "allgather" and (experts > 1 or tensor % across):
+        raise ConfigInvalid(
+            "trainer.megatron.moe_token_dispatcher_type = 'allgather' gathers from ranks that have the same number of "
+            f"tokens, which those of trainer.expert_model_parallel_size ({experts}) × expert_tensor_parallel_size "
+            f"({across}) have not: use 'alltoall'"
+        )
+    if kind != "allgather" and device == "cpu" and across > 1:
+        raise ConfigInvalid(
+            f"trainer.expert_tensor_parallel_size ({across}): without a GPU, experts are split over tensor-parallel "
+            "ranks alone, neither spread over others nor in a pipeline: set it to 1"
         )
 
 

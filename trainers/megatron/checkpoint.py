@@ -117,7 +117,13 @@ def load(state: TrainingState, checkpoint: Checkpoint, *, verify: bool = True) -
             load_checkpoint(state.modules, state.optimizer, state.scheduler)
         except (Exception, CheckpointException, SystemExit) as error:  # Megatron exits for what it cannot read
             said = str(error).strip().rpartition("\n")[2]
-            raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {type(error).__name__}: {said}") from error
+            why = f"{type(error).__name__}: {said}" if said else "Megatron found nothing in it for this rank"
+            if not distributed:
+                why += (
+                    "; what was saved in the torch format can only be loaded with the tensor-, pipeline- and "
+                    "expert-parallel sizes that saved it"
+                )
+            raise CheckpointInvalid(f"{checkpoint.path} cannot be loaded: {why}") from error
     return None if weights_only else read_extra_state(checkpoint)
 
 

@@ -1,8 +1,8 @@
 """Megatron's optimizer with torch's Adam, made to save and load what it holds.
 
 Megatron's optimizers are written for the fused Adam of Apex or Transformer Engine. With torch's, which keeps a ``step``
-tensor per parameter, six things go wrong around checkpoints, five of them in the distributed optimizer; each has a
-test.
+tensor per parameter, six things go wrong around checkpoints, five of them in the distributed optimizer; a seventh goes
+wrong with any Adam. Each has a test.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,6 +16,8 @@ from megatron.core.optimizer.optimizer import ChainedOptimizer
 
 def prepare(optimizer: MegatronOptimizer) -> None:
     """Call once on a new optimizer, before anything is saved, loaded or stepped."""
+    if isinstance(optimizer, ChainedOptimizer):
+        _repair_chain(optimizer)
     if HAVE_APEX_OR_TE:
         return
     for part in _parts(optimizer):
@@ -84,6 +86,40 @@ def _repair_plain(optimizer: MegatronOptimizer) -> None:
         use_fused_adam(optimizer)
 
     optimizer.load_state_dict = load_state_dict
+
+
+def _repair_chain(optimizer: ChainedOptimizer) -> None:
+    """Defect 7: experts that are spread over ranks have an optimizer of their own, so a rank may have one where the
+    checkpoint tells of two, or the other way round."""
+    load, count = optimizer.load_state_dict, len(optimizer.chained_optimizers)
+
+    def load_state_dict(state_dict: dict[Any, Any]) -> None:
+        load(_told_apart(state_dict, count) if isinstance(state_dict, dict) else state_dict)
+
+    optimizer.load_state_dict = load_state_dict
+
+
+def _told_apart(state_dict: dict[Any, Any], count: int) -> dict[Any, Any]:
+    """What was saved of one optimizer or of several, for ``count``. What is this rank's own, the state of its
+    parameters, is where it belongs already; the rest is the same for all but for whose experts a group is."""
+    several = {key: each for key, each in state_dict.items() if isinstance(key, int)}
+    saved = [each for each in several.values() if "optimizer" in each] or [state_dict]
+    if not all("optimizer" in each for each in saved) or (
+        len(saved) == count and ("optimizer" in state_dict) is (count == 1)
+    ):
+        return state_dict
+    own = [state_dict] if count == 1 else [several.get(number, {}) for number in range(count)]
+    if not all("param_state" in each for each in own):
+        raise ValueError(
+            "its experts are spread over ranks and this run's are not, or the other way round, which only the "
+            "distributed optimizer can load: set checkpoint.finetune to take the weights alone"
+        )
+    groups: list[dict[str, Any]] = [group for each in saved for group in each["optimizer"]["param_groups"]]
+    # Of groups that are alike the last counts.
+    others = [{**group, "is_expert_parallel": not group["is_expert_parallel"]} for group in groups]
+    common = {**saved[0], "optimizer": {**saved[0]["optimizer"], "param_groups": [*others, *groups]}}
+    told = [{**common, "param_state": each["param_state"]} for each in own]
+    return told[0] if count == 1 else dict(enumerate(told))
 
 
 class _Repairs:
