@@ -12,6 +12,8 @@ from controlplane.settings import Settings
 class Address:
     url: str
     api_key: str
+    advice: str = ""
+    """What to do when nothing answers there, to be put behind an error."""
 
 
 def find_address(url: str | None = None, api_key: str | None = None) -> Address:
@@ -22,13 +24,15 @@ def find_address(url: str | None = None, api_key: str | None = None) -> Address:
         settings = Settings.from_environment()
     except ValueError as error:
         raise NotReachable(str(error)) from error
-    url = url or os.environ.get("ROLLWAY_URL") or _url_of_home(settings)
+    url, advice = url or os.environ.get("ROLLWAY_URL"), ""
+    if not url:
+        url, advice = _url_of_home(settings), "; 'rollway up' starts what is down"
     api_key = api_key or os.environ.get("ROLLWAY_API_KEY") or _key_of_home(settings)
     if not url.startswith(("http://", "https://")):
         raise NotReachable(f"the API's URL must begin with http:// or https://, not {url!r}: see ROLLWAY_URL")
     if not (api_key.isascii() and api_key.isprintable()):
         raise NotReachable("the API key holds characters that no header can carry: see ROLLWAY_API_KEY")
-    return Address(url.rstrip("/"), api_key)
+    return Address(url.rstrip("/"), api_key, advice)
 
 
 def _url_of_home(settings: Settings) -> str:

@@ -10,7 +10,7 @@ import httpx
 from pydantic import TypeAdapter
 
 from controlplane.hosts import is_loopback
-from controlplane.sdk.address import find_address
+from controlplane.sdk.address import Address, find_address
 from controlplane.sdk.errors import ApiError, FieldProblem, JobWaitTimeout, NotReachable
 from controlplane.sdk.types import Checkpoint, Evaluation, Event, Job, JobSummary, Step, SubmittedJob
 
@@ -170,15 +170,16 @@ class Rollway:
                 reply = self._http.request(method, path, **options)
             except httpx.TransportError as error:
                 if wait_s is None:
-                    raise NotReachable(f"{self.url} does not answer: {error or type(error).__name__}") from error
+                    said = f"{self.url} does not answer: {error or type(error).__name__}"
+                    raise NotReachable(f"{said}{self._address.advice}") from error
             else:
                 if reply.status_code < 500 or wait_s is None:
-                    return _checked(reply)
+                    return _checked(reply, self._address)
             time.sleep(wait_s)
         raise AssertionError("the last try returns or raises")
 
 
-def _checked(reply: httpx.Response) -> httpx.Response:
+def _checked(reply: httpx.Response, address: Address) -> httpx.Response:
     if reply.is_success:
         return reply
     try:
@@ -189,5 +190,5 @@ def _checked(reply: httpx.Response) -> httpx.Response:
         fields, code, message = (), "http_error", f"HTTP {reply.status_code}: {reply.text[:500]}"
     # "Not now": the database is away, the API restarts, a proxy before it lost it. A 502 of its own is about a job.
     if reply.status_code in (503, 504) or (reply.status_code == 502 and code == "http_error"):
-        raise NotReachable(f"{reply.url.scheme}://{reply.url.netloc.decode()} cannot answer now: {message}")
+        raise NotReachable(f"{address.url} cannot answer now: {message}{address.advice}")
     raise ApiError(reply.status_code, code, message, fields)

@@ -5,6 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -177,6 +178,17 @@ def test_a_wrong_key_and_an_unknown_job_are_one_line(api: ScriptedApi) -> None:
     api.answers["GET /v1/jobs/j1"] = [(404, {"error": {"code": "not_found", "message": message, "fields": []}})]
     result = CliRunner().invoke(app, ["show", "j1"])
     assert (result.exit_code, result.output.strip()) == (1, f"error {message}")
+
+
+def test_an_installation_that_is_down_is_said_to_be_and_how_to_start_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ROLLWAY_HOME", str(tmp_path))
+    monkeypatch.delenv("ROLLWAY_URL", raising=False)
+    (tmp_path / "endpoint.json").write_text(json.dumps({"url": "http://127.0.0.1:1"}))
+    (tmp_path / "api_key").write_text("the key")
+    said = CliRunner().invoke(app, ["cancel", "j1"]).output
+    assert "http://127.0.0.1:1 does not answer" in said and "'rollway up' starts what is down" in said
 
 
 def test_without_an_installation_the_way_to_one_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
