@@ -166,6 +166,8 @@ else:
         ("```py\na\n```\ntext\n```\nb\n```\n", "b\n"),
         ("```python\na\n```\n```sh\nls\n```", "a\n"),
         ("```python\na\n```\n```python\nb", None),
+        ("1. So:\n   ```python\n   if a:\n       b\n\n   c\n   ```", "if a:\n    b\n\nc\n"),
+        ("```python\n  a\n```", "  a\n"),
         ("<think>```python\na\n```</think>no", None),
         ("print(1)", None),
         ("", None),

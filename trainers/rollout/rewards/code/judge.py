@@ -21,7 +21,7 @@ from trainers.rollout.rewards.verdict import Verdict
 
 MAX_SOURCE = 100_000
 """Characters."""
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([A-Za-z0-9_+-]*)[^\n]*$", re.MULTILINE)
+_FENCE = re.compile(r"^([ \t]*)```[ \t]*([A-Za-z0-9_+-]*)[^\n]*$", re.MULTILINE)
 _PYTHON = {"python", "python3", "py", ""}
 _SOLUTION = "/tmp/solution.py"
 _HARNESS = "/tmp/harness.py"
@@ -32,13 +32,14 @@ def program_of(response: str) -> str | None:
     closed does not count, and neither does one before it."""
     text = final_answer(response)
     found: str | None = None
-    language, begin = "", -1
+    indent, language, begin = 0, "", -1
     for fence in _FENCE.finditer(text):
         if begin < 0:
-            language, begin = fence[1].lower(), fence.end() + 1
+            indent, language, begin = len(fence[1]), fence[2].lower(), fence.end() + 1
         else:
             if language in _PYTHON:
-                found = text[begin : fence.start()]
+                # In a list, all of a block is indented as its fence is.
+                found = re.sub(rf"^[ \t]{{0,{indent}}}", "", text[begin : fence.start()], flags=re.MULTILINE)
             begin = -1
     if begin >= 0 and language in _PYTHON:
         return None
