@@ -31,9 +31,11 @@ def read_spec(path: Path, settings: list[str]) -> dict[str, Any]:
     reads as JSON, else a string. Relative paths become absolute: of an input, where it exists beside ``path`` or else
     in the current directory; of an output, in the current directory. Raises UserError, which names file and place."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text: {error.reason} at byte {error.start}") from None
     try:
         document: Any = yaml.safe_load(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
     except json.JSONDecodeError as error:
@@ -46,6 +48,10 @@ def read_spec(path: Path, settings: list[str]) -> dict[str, Any]:
     spec = _anchored(spec, _paths(spec)[0], lambda text: _existing(path.parent, text))
     for setting in settings:
         _set(spec, setting)
+    try:
+        json.dumps(spec, allow_nan=False, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:  # a YAML date, NaN, half a surrogate pair
+        raise UserError(f"{path}: holds what JSON cannot say: {error}; quote it if it is meant as text") from None
     inputs, outputs = _paths(spec)
     spec = _anchored(spec, inputs, lambda text: _existing(Path(), text))
     return _anchored(spec, outputs, lambda text: str(Path(text).absolute()))

@@ -30,6 +30,21 @@ def test_yaml_is_read_by_its_suffix(tmp_path: Path) -> None:
     assert read_spec(tmp_path / "job.yaml", []) == {"rollout": {"num_rollouts": 5}}
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("job.json", b"\x93NUMPY", "not UTF-8 text: invalid start byte at byte 0"),
+        ("job.json", b'{"trainer": {"lr": NaN}}', "JSON cannot say.*not JSON compliant"),
+        ("job.json", b'{"name": "\\ud800"}', "JSON cannot say.*surrogates"),
+        ("job.yaml", b"labels: {day: 2026-01-01}", "JSON cannot say.*type date.*quote it"),
+    ],
+)
+def test_a_file_that_cannot_be_sent_is_refused_by_its_name(tmp_path: Path, name: str, content: bytes, why: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}: .*{why}"):
+        read_spec(tmp_path / name, [])
+
+
 def test_relative_inputs_are_found_beside_the_spec_file_and_outputs_go_where_the_user_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
