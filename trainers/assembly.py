@@ -122,7 +122,7 @@ async def assembled(config: RunConfig, name: str, run_id: str, run_dir: Path, re
             if config.checkpoint.exports_every_save:
                 rollouts = range(training.state.next_rollout_id, config.rollout.num_rollouts or 0)
                 await asyncio.to_thread(_check_exports, [training.export_after(number) for number in rollouts], run_id)
-            _report_start(report, training.state)
+            report_start(report, training.state)
         if fleet is not None:
             client = GenerateClient(
                 fleet.base_url,
@@ -237,10 +237,14 @@ def _check_exports(targets: Iterable[Path], run_id: str) -> None:
             raise CheckpointInvalid(f"checkpoint.save_hf: {error}") from None
 
 
-def _report_start(report: Reporter, state: TrainerState) -> None:
+def report_start(report: Reporter, state: TrainerState) -> None:
+    """What the trainer begins with."""
+    # Another program's checkpoint knows its iteration, and no prompts.
+    anew = state.next_rollout_id > 0 and state.extra_state is None
+    prompts = "; it holds no data position: the prompts begin anew" if anew else ""
     report.event(
         "trainer_started",
-        f"{state.num_parameters:,} parameters from {state.loaded_from}; first rollout {state.next_rollout_id}",
+        f"{state.num_parameters:,} parameters from {state.loaded_from}; first rollout {state.next_rollout_id}{prompts}",
         next_rollout_id=state.next_rollout_id,
         num_parameters=state.num_parameters,
     )

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from engines.types import Sample
-from trainers.assembly import no_reward
+from trainers.assembly import no_reward, report_start
 from trainers.config import RunConfig
 from trainers.loop import catch_up, generate_only, rollouts
 from trainers.plugins.run import load_plugins
 from trainers.protocols import TrainerState
 from trainers.reporting import Reporter
-from trainers.reports import CheckpointReport, EvaluationReport, Phase, Report, StepReport
+from trainers.reports import CheckpointReport, EvaluationReport, EventReport, Phase, Report, StepReport
 from trainers.rollout.protocols import RolloutOutput
 from trainers.run import Run
 from trainers.spool import Spool
@@ -137,3 +137,16 @@ async def test_an_evaluation_that_was_due_and_did_not_come_about_is_made_once(
     assert isinstance(evaluation, EvaluationReport)
     assert (evaluation.name, evaluation.weight_version) == ("held_out", 5)
     assert await told(tmp_path, attempt=3, num_rollouts=num_rollouts, interval=interval) == []
+
+
+@pytest.mark.parametrize(
+    ("next_rollout_id", "extra_state", "anew"), [(5, None, True), (5, {"data": None}, False), (0, None, False)]
+)
+async def test_a_checkpoint_that_knows_no_prompts_is_told_of(
+    next_rollout_id: int, extra_state: dict[str, Any] | None, anew: bool, tmp_path: Path
+) -> None:
+    report = Reporter(url="http://nowhere", token="", spool_directory=tmp_path, attempt=1)
+    report_start(report, TrainerState(next_rollout_id, extra_state, 1, SAVED))
+    [event] = Spool(tmp_path, 1).facts()
+    assert isinstance(event, EventReport)
+    assert ("the prompts begin anew" in event.message) is anew
