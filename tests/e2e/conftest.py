@@ -24,6 +24,14 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Directories of tests.e2e.trainer_cases.MODELS."""
+    from tests.e2e.trainer_cases import build_models  # with Megatron, which not every test needs
+
+    return build_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
 def hardware() -> Hardware:
     return resolve(Accelerator.CPU)
 

@@ -1,6 +1,7 @@
 """Processes that act as trainer ranks, without Ray: forked once from one that has imported everything, and used for
 one layout after the other."""
 
+import gc
 import multiprocessing
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -63,6 +64,7 @@ def _serve(rank: int, pipe: Connection) -> None:
     from trainers.megatron.rendezvous import meeting_place
 
     torch.set_num_threads(1)
+    gc.freeze()  # see tests/conftest.py
     while (task := pipe.recv()) is not None:
         try:
             world_size, init_method = task.config.resources.train_world_size, None
