@@ -239,10 +239,6 @@ def _unknown_architecture(task: Path, directory: Path) -> dict[str, Any]:
     return spec(task, model={"hf_checkpoint": str(copy)})
 
 
-def _missing_reward(task: Path, directory: Path) -> dict[str, Any]:
-    return spec(task, rollout={"reward": {"type": "custom", "function": "no_such_module:score"}})
-
-
 def _too_large(task: Path, directory: Path) -> dict[str, Any]:
     return spec(task, resources={"rollout_num_gpus": 500, "placement_timeout_s": 3.0})
 
@@ -253,7 +249,6 @@ def _too_large(task: Path, directory: Path) -> dict[str, Any]:
         (_malformed, "data_invalid", "line 2"),
         (_missing, "data_invalid", "nowhere.jsonl"),
         (_unknown_architecture, "model_invalid", "MambaForCausalLM"),
-        (_missing_reward, "plugin_invalid", "no_such_module"),
         (_too_large, "placement_timeout", "free of"),
     ],
 )
