@@ -58,7 +58,7 @@ lint: setup
 	@$(BIN)/pyright
 
 unit: setup
-	@$(PYTHON) -m pytest tests/unit
+	@$(PYTHON) -m pytest -n $(WORKERS) --dist loadfile tests/unit
 
 bench: setup ## print figures against bare baselines
 	@for script in benchmarks/*.py; do echo "== $$script"; $(PYTHON) $$script; done

@@ -92,14 +92,18 @@ def _lines(
 
 
 def step_line(step: Step, num_rollouts: int, *, width: int = 120) -> str:
-    """One rollout in a line. A terminal of less than 100 columns goes without the bar; 80 then suffice."""
+    """One rollout in a line, with its loss where nothing was scored. A terminal of less than 100 columns goes without
+    the bar; 80 then suffice."""
     values = {name: value for name, value in step.values.items() if value is not None}
-    reward = values.get("reward", 0.0)
+    figure = f"loss [bold]{values.get('loss', 0.0):.3f}[/]"
+    if (reward := values.get("reward")) is not None:
+        figure = f"reward [bold]{reward:.3f}[/]" + (f" [green]{bar(reward)}[/]" if width >= 100 else "")
+    tokens_per_s = values.get("tokens_per_s", values.get("perf/tokens_per_s", 0.0))
     of = f"/{num_rollouts}" if num_rollouts else ""
     parts = [
         f"[bold]rollout {step.rollout_id + 1:>3}{of}[/]",
-        f"reward [bold]{reward:.3f}[/]" + (f" [green]{bar(reward)}[/]" if width >= 100 else ""),
-        f"{values.get('tokens_per_s', 0):>5,.0f} tok/s",
+        figure,
+        f"{tokens_per_s:>5,.0f} tok/s",
         f"gen {values.get('time/generate_s', 0):.1f}s",
         f"train {values.get('time/train_s', 0):.1f}s",
         f"sync {values.get('time/sync_s', 0):.1f}s",

@@ -140,6 +140,13 @@ def test_a_step_without_some_metric_still_has_its_line() -> None:
     assert "rollout   5/20" in line and "v5" in line and "1,234 tok/s" in line
 
 
+def test_a_step_that_scores_nothing_shows_its_loss_and_the_speed_of_training() -> None:
+    values: dict[str, float | None] = {"loss": 0.25, "perf/tokens_per_s": 4321.0}
+    step = Step(rollout_id=0, attempt=1, at=datetime.now(UTC), weight_version=1, values=values)
+    line = Text.from_markup(step_line(step, 2)).plain
+    assert "loss 0.250" in line and "4,321 tok/s" in line and "reward" not in line
+
+
 def test_a_step_fits_a_narrow_terminal_which_goes_without_the_bar() -> None:
     values: dict[str, float | None] = {"reward": 0.123456, "tokens_per_s": 1234.5}
     values |= {f"time/{part}_s": 1.2345 for part in ("generate", "train", "sync")}
