@@ -1,5 +1,6 @@
 """The train step."""
 
+import math
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -70,8 +71,13 @@ class TrainerConfig(Section):
 
     @property
     def max_tokens_per_micro_batch(self) -> int | None:
-        """Of whole samples, over the context-parallel ranks together; None where micro-batches are packed by count."""
-        return self.max_tokens_per_gpu * self.context_parallel_size if self.use_dynamic_batch_size else None
+        """Of whole samples, over the context-parallel ranks together; None where micro-batches are packed by count.
+        What sequence parallelism pads a micro-batch with stays within the cap, too."""
+        if not self.use_dynamic_batch_size:
+            return None
+        whole = self.max_tokens_per_gpu * self.context_parallel_size
+        parts = self.context_parallel_size * (self.tensor_model_parallel_size if self.sequence_parallel else 1)
+        return whole - whole % math.lcm(self.tokens_padded_to, parts) or whole
 
     @property
     def tokens_padded_to(self) -> int:

@@ -5,12 +5,15 @@ import random
 import statistics
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainers import micro_batches
+from trainers.config import TrainerConfig
 from trainers.errors import ConfigInvalid
+from trainers.megatron.packing import TokenSplit, _padded
 from trainers.micro_batches import plan_micro_batches
 
 
@@ -111,3 +114,28 @@ def test_what_remains_after_the_last_full_step_is_a_smaller_step() -> None:
 def test_no_samples_are_refused() -> None:
     with pytest.raises(ConfigInvalid, match="no samples"):
         plan_micro_batches([], global_batch_size=2, data_parallel_size=1, max_tokens=100)
+
+
+@given(
+    lengths=st.lists(st.integers(2, 60), min_size=1, max_size=40),
+    cap=st.integers(1, 100),
+    tensor=st.sampled_from([1, 2, 3, 8]),
+    context=st.sampled_from([1, 2, 4]),
+)
+def test_no_rank_has_more_tokens_than_the_cap_padding_of_sequence_parallelism_included(
+    lengths: list[int], cap: int, tensor: int, context: int
+) -> None:
+    trainer = TrainerConfig(
+        max_tokens_per_gpu=cap,
+        tensor_model_parallel_size=tensor,
+        sequence_parallel=True,
+        context_parallel_size=context,
+    )
+    padded = [-(-length // trainer.tokens_padded_to) * trainer.tokens_padded_to for length in lengths]
+    plan = plan_micro_batches(
+        padded, global_batch_size=40, data_parallel_size=1, max_tokens=trainer.max_tokens_per_micro_batch
+    )
+    for members in (members for [ranks] in plan.steps for members in ranks):
+        split = TokenSplit(rank=0, size=context, group=None, multiple_of=tensor)
+        tokens = int(_padded(np.array([lengths[i] for i in members]), split).sum()) // context
+        assert tokens <= cap or len(members) == 1
